@@ -1,0 +1,1 @@
+"""The single entry: gRPC and HTTP/JSON derived from the contract."""

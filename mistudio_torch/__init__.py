@@ -1,0 +1,1 @@
+"""Torch code that several services need; importing this package alone does not import torch."""
