@@ -67,7 +67,9 @@ class InvalidInput(MistudioError):
     default_reason = "INVALID_FIELD"
 
     @classmethod
-    def field(cls, field: str, value: object, allowed: str, remedy: str = "", *, reason: str | None = None) -> InvalidInput:
+    def field(
+        cls, field: str, value: object, allowed: str, remedy: str = "", *, reason: str | None = None
+    ) -> InvalidInput:
         """An error about one field, worded like every other one."""
         shown = repr(value) if isinstance(value, str) else str(value)
         shown = shown if len(shown) <= 120 else shown[:117] + "..."

@@ -79,4 +79,6 @@ class ArtifactRecord:
             files = tuple(FileRecord(**{**f, "slice_sha256": tuple(f["slice_sha256"])}) for f in body.pop("files"))
             return ArtifactRecord(**body, files=files, folder=folder)
         except (ValueError, TypeError, KeyError, AttributeError) as error:
-            raise Corrupt("An artifact's manifest cannot be read. Restore it from a backup or run its job again.") from error
+            raise Corrupt(
+                "An artifact's manifest cannot be read. Restore it from a backup or run its job again."
+            ) from error

@@ -1,0 +1,1 @@
+"""Text corpora: checking, reading document by document, splitting by content hash."""

@@ -1,0 +1,113 @@
+"""Where an installation keeps its things: one folder, named by MISTUDIO_HOME.
+
+Sockets stand in it too, or, where its path is too long for a socket address, in a private folder
+of the system's temporary directory that is derived from it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from mistudio_core import ids
+from mistudio_core.secret import Secret, read_sealed, write_sealed
+
+_SOCKET_LIMIT = 90  # sun_path holds 108 bytes; leave room for the name
+
+
+def default_root() -> Path:
+    """MISTUDIO_HOME, else `~/.local/share/mistudio`."""
+    configured = os.environ.get("MISTUDIO_HOME")
+    return Path(configured).expanduser() if configured else Path.home() / ".local" / "share" / "mistudio"
+
+
+@dataclass(frozen=True, slots=True)
+class Home:
+    """The folder of an installation."""
+
+    root: Path
+    """Absolute path of the folder."""
+
+    @staticmethod
+    def at(root: Path | None = None) -> Home:
+        """The installation at `root`, else at the default place; makes its folders (mode 0700)."""
+        home = Home((root or default_root()).expanduser().resolve())
+        for folder in (home.root, home.artifacts, home.logs, home.secrets, home.runtime):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        return home
+
+    @property
+    def database(self) -> Path:
+        """The SQLite file."""
+        return self.root / "mistudio.db"
+
+    @property
+    def artifacts(self) -> Path:
+        """Root of the artifact store."""
+        return self.root / "artifacts"
+
+    @property
+    def logs(self) -> Path:
+        """Log files of processes and attempts."""
+        return self.root / "logs"
+
+    @property
+    def secrets(self) -> Path:
+        """Sealed files."""
+        return self.root / "secrets"
+
+    @property
+    def scratch(self) -> Path:
+        """Scratch folders of attempts."""
+        return self.root / "scratch"
+
+    @property
+    def models(self) -> Path:
+        """Where local model folders may be named from (the allowed model root), unless MISTUDIO_MODEL_ROOT says."""
+        configured = os.environ.get("MISTUDIO_MODEL_ROOT")
+        return Path(configured).expanduser().resolve() if configured else self.root / "models"
+
+    @property
+    def engines_file(self) -> Path:
+        """Settings of explanation engines (TOML)."""
+        return self.root / "engines.toml"
+
+    @property
+    def runtime(self) -> Path:
+        """Sockets and pid files."""
+        if len(str(self.root)) <= _SOCKET_LIMIT:
+            return self.root / "run"
+        digest = hashlib.sha256(str(self.root).encode()).hexdigest()[:16]
+        return Path(tempfile.gettempdir()) / f"mistudio-{os.getuid()}-{digest}"
+
+    @property
+    def control_socket(self) -> Path:
+        """Where the control process listens; stable over restarts, so that workers find it again."""
+        return self.runtime / "control.sock"
+
+    @property
+    def control_target(self) -> str:
+        """gRPC target of the control process."""
+        return f"unix:{self.control_socket}"
+
+    @property
+    def endpoints_file(self) -> Path:
+        """Addresses of the running gateway (JSON), written by `mistudio up`."""
+        return self.runtime / "endpoints.json"
+
+    @property
+    def token_file(self) -> Path:
+        """The bearer token (mode 0600)."""
+        return self.secrets / "token"
+
+    def token(self) -> Secret:
+        """The bearer token; made at first use."""
+        existing = read_sealed(self.token_file)
+        if existing:
+            return existing
+        fresh = Secret(ids.new_token())
+        write_sealed(self.token_file, fresh)
+        return fresh
