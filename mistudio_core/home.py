@@ -90,7 +90,7 @@ class Home:
 
     @property
     def control_target(self) -> str:
-        """gRPC target of the control process."""
+        """Target of the control process for gRPC."""
         return f"unix:{self.control_socket}"
 
     @property

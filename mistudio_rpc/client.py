@@ -1,0 +1,209 @@
+"""The client of programs and of the CLI: typed stubs behind one interceptor, and a watch that re-attaches.
+
+The interceptor adds the bearer token and a deadline, raises what the server raised, and repeats a
+call on UNAVAILABLE where the contract calls it idempotent, inside the caller's deadline. This is
+the one place that retries.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import grpc
+import tenacity
+from mistudio.artifact.v1 import artifact_pb2, artifact_service_pb2, artifact_service_pb2_grpc
+from mistudio.explain.v1 import explain_service_pb2_grpc
+from mistudio.find.v1 import find_service_pb2_grpc
+from mistudio.job.v1 import job_event_pb2, job_service_pb2, job_service_pb2_grpc
+from mistudio.train.v1 import train_service_pb2, train_service_pb2_grpc
+
+from mistudio_core import clock
+from mistudio_core.errors import InvalidInput, MistudioError, Unavailable
+from mistudio_core.secret import Secret
+from mistudio_rpc.channel import Tls, open_sync_channel
+from mistudio_rpc.contract import installed
+from mistudio_rpc.status import from_rpc_error
+
+CALL_SECONDS = 30.0
+STREAM_SECONDS = 3600.0
+CHUNK_BYTES = 1024 * 1024
+
+
+class _Details(NamedTuple):
+    method: str
+    timeout: float | None
+    metadata: Any
+    credentials: Any
+    wait_for_ready: bool | None
+    compression: Any
+
+
+class _CallDetails(_Details, grpc.ClientCallDetails):
+    """Details of one call with our deadline and token."""
+
+
+class _Guard(
+    grpc.UnaryUnaryClientInterceptor,
+    grpc.UnaryStreamClientInterceptor,
+    grpc.StreamUnaryClientInterceptor,
+):
+    """Token, deadline, errors, retries."""
+
+    def __init__(self, token: Secret | None, timeout: float) -> None:
+        self._token = token
+        self._timeout = timeout
+
+    def intercept_unary_unary(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+        ends = clock.monotonic() + (details.timeout or self._timeout)
+        method = installed().methods.get(details.method)
+        idempotent = method is not None and method.policy is not None and method.policy.idempotent
+
+        def attempt() -> Any:
+            left = ends - clock.monotonic()
+            call = continuation(self._details(details, max(left, 0.001)), request)
+            try:
+                call.result()
+            except grpc.RpcError as error:
+                raise from_rpc_error(error) from error
+            return call
+
+        if not idempotent:
+            return attempt()
+        return _retrying(ends)(attempt)
+
+    def intercept_unary_stream(self, continuation: Callable[..., Any], details: Any, request: Any) -> Any:
+        return continuation(self._details(details, details.timeout or STREAM_SECONDS), request)
+
+    def intercept_stream_unary(self, continuation: Callable[..., Any], details: Any, request_iterator: Any) -> Any:
+        call = continuation(self._details(details, details.timeout or STREAM_SECONDS), request_iterator)
+        try:
+            call.result()
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        return call
+
+    def _details(self, details: Any, timeout: float) -> _CallDetails:
+        metadata = list(details.metadata or ())
+        if self._token:
+            metadata.append(("authorization", f"Bearer {self._token.reveal()}"))
+        return _CallDetails(details.method, timeout, metadata, details.credentials, None, details.compression)
+
+
+def _retrying(ends: float) -> tenacity.Retrying:
+    """Jittered retries on UNAVAILABLE until a moment of the monotonic clock."""
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(lambda e: isinstance(e, Unavailable) and e.reason == "UNAVAILABLE"),
+        wait=tenacity.wait_random_exponential(multiplier=0.1, max=2.0),
+        stop=lambda state: clock.monotonic() + state.upcoming_sleep > ends or state.attempt_number >= 8,
+        reraise=True,
+    )
+
+
+class Client:
+    """A connection to miStudio: the gateway, or a service."""
+
+    def __init__(
+        self, target: str, token: Secret | None = None, *, tls: Tls | None = None, timeout: float = CALL_SECONDS
+    ) -> None:
+        """`timeout` is the deadline of a unary call that sets none, seconds."""
+        self._channel = open_sync_channel(target, tls)
+        channel = grpc.intercept_channel(self._channel, _Guard(token, timeout))
+        self.jobs = job_service_pb2_grpc.JobServiceStub(channel)
+        self.artifacts = artifact_service_pb2_grpc.ArtifactServiceStub(channel)
+        self.train = train_service_pb2_grpc.TrainServiceStub(channel)
+        self.find = find_service_pb2_grpc.FindServiceStub(channel)
+        self.explain = explain_service_pb2_grpc.ExplainServiceStub(channel)
+
+    def __enter__(self) -> Self:
+        """The client itself."""
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, _value: BaseException | None, _trace: TracebackType | None
+    ) -> None:
+        """Closes the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Closes the connection."""
+        self._channel.close()
+
+    def watch(self, job_id: str, after: int = 0, *, patience: float = 600.0) -> Iterator[job_event_pb2.JobEvent]:
+        """Events of a job until its terminal one; re-attaches by itself.
+
+        Durable events come once each and in order, whatever breaks in between. Raises what the
+        server raises (NotFound, ...), and Unavailable after `patience` seconds without contact.
+        """
+        cursor, last_contact, pause = after, clock.monotonic(), 0.1
+        while True:
+            try:
+                for event in self._attach(job_id, cursor):
+                    last_contact, pause = clock.monotonic(), 0.1
+                    if 0 < event.sequence <= cursor:
+                        continue
+                    cursor = max(cursor, event.sequence)
+                    yield event
+                    if event.WhichOneof("event") == "finished":
+                        return
+            except MistudioError as error:
+                transient = error.reason in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+                if not transient or clock.monotonic() - last_contact > patience:
+                    raise
+            time.sleep(pause)
+            pause = min(pause * 2, 2.0)
+
+    def _attach(self, job_id: str, after: int) -> Iterator[job_event_pb2.JobEvent]:
+        request = job_service_pb2.WatchJobRequest(job_id=job_id, after_sequence=after)
+        call = self.jobs.WatchJob(request)
+        try:
+            for response in call:
+                yield response.event
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+        finally:
+            call.cancel()
+
+    def upload_corpus(
+        self, path: Path, *, name: str = "", on_bytes: Callable[[int], None] = lambda _: None
+    ) -> train_service_pb2.UploadCorpusResponse:
+        """Uploads a text file in chunks; `on_bytes` hears how many bytes were read so far. Raises InvalidInput."""
+        if not path.is_file():
+            raise InvalidInput.field(
+                "corpus_file", str(path), "a readable text file", "Check the path.", reason="CORPUS_NOT_FOUND"
+            )
+
+        def parts() -> Iterator[train_service_pb2.UploadCorpusRequest]:
+            header = train_service_pb2.UploadHeader(filename=name or path.name, size_bytes=path.stat().st_size)
+            yield train_service_pb2.UploadCorpusRequest(header=header)
+            offset = 0
+            with path.open("rb") as handle:
+                while data := handle.read(CHUNK_BYTES):
+                    yield train_service_pb2.UploadCorpusRequest(chunk=artifact_pb2.Chunk(offset=offset, data=data))
+                    offset += len(data)
+                    on_bytes(offset)
+
+        return self.train.UploadCorpus(parts())
+
+    def download(self, uri: str, target: Path) -> Path:
+        """Saves one file of an artifact, named by its logical path; goes on after a broken connection."""
+        part = target.with_name(target.name + ".part")
+        part.unlink(missing_ok=True)
+
+        def fetch() -> None:
+            have = part.stat().st_size if part.exists() else 0
+            request = artifact_service_pb2.ReadArtifactRequest(uri=uri, offset=have)
+            try:
+                with part.open("ab") as handle:
+                    for response in self.artifacts.ReadArtifact(request):
+                        if response.WhichOneof("part") == "chunk":
+                            handle.write(response.chunk.data)
+            except grpc.RpcError as error:
+                raise from_rpc_error(error) from error
+
+        _retrying(clock.monotonic() + STREAM_SECONDS)(fetch)
+        part.replace(target)
+        return target

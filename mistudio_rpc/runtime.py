@@ -1,0 +1,160 @@
+"""What a control process holds: database, artifact store, watch hub, devices, settings.
+
+Servicers get a Runtime and nothing else. `start_job` is how a servicer turns a checked request
+into a job; `result_of` and `open_artifact` are how it answers about one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from google.protobuf.message import Message
+
+import mistudio_core
+from mistudio_core.artifacts import ArtifactReader, ArtifactRecord, ArtifactStore
+from mistudio_core.errors import NotFound, NotReady
+from mistudio_core.home import Home
+from mistudio_core.jobs.database import Database
+from mistudio_core.jobs.migrations import migrate
+from mistudio_core.jobs.queries import JobQueries
+from mistudio_core.jobs.records import COMPLETED, TERMINAL, EventRecord, JobRecord, NewJob
+from mistudio_core.jobs.store import JobStore
+from mistudio_core.jobs.worker_store import WorkerStore
+from mistudio_core.secret import Secret, read_sealed, write_sealed
+from mistudio_rpc.devices import DevicePool
+from mistudio_rpc.watch import WatchHub
+
+M = TypeVar("M", bound=Message)
+
+
+@dataclass(slots=True)
+class Runtime:
+    """The shared parts of a control process."""
+
+    home: Home
+    """Where everything is kept."""
+    database: Database
+    """The job database."""
+    devices: DevicePool
+    """The machine's devices."""
+    services: Sequence[str] = ()
+    """Names of the services that this process hosts."""
+    draining: bool = False
+    """Whether the process is stopping."""
+    jobs: JobStore = field(init=False)
+    """State changes."""
+    worker_jobs: WorkerStore = field(init=False)
+    """Reports of workers."""
+    queries: JobQueries = field(init=False)
+    """Reads."""
+    artifacts: ArtifactStore = field(init=False)
+    """Files."""
+    hub: WatchHub = field(init=False)
+    """Live watches."""
+    wake: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the dispatcher should look again."""
+    version: str = mistudio_core.__version__
+    """Version of miStudio."""
+
+    def __post_init__(self) -> None:
+        """Connects the parts: a commit reaches the hub and the dispatcher."""
+        self.jobs = JobStore(self.database)
+        self.worker_jobs = WorkerStore(self.database)
+        self.queries = JobQueries(self.database)
+        self.artifacts = ArtifactStore(self.home.artifacts)
+        self.hub = WatchHub(self.queries)
+        loop = asyncio.get_running_loop()
+
+        def committed(events: Sequence[EventRecord], touched: frozenset[str]) -> None:
+            if events or touched:
+                loop.call_soon_threadsafe(self._published, events)
+
+        self.database.on_commit(committed)
+
+    @staticmethod
+    async def open(home: Home, *, devices: DevicePool | None = None, services: Sequence[str] = ()) -> Runtime:
+        """Migrates and opens the installation's database. Raises Corrupt."""
+        await asyncio.to_thread(migrate, home.database)
+        return Runtime(home, Database(home.database), devices or DevicePool(), services)
+
+    async def close(self) -> None:
+        """Ends watches and closes the database after its last write."""
+        self.hub.close()
+        await asyncio.to_thread(self.database.close)
+
+    def _published(self, events: Sequence[EventRecord]) -> None:
+        self.hub.publish(events)
+        self.wake.set()
+
+    async def start_job(
+        self, new: NewJob, *, secrets: Mapping[str, Secret] | None = None, wait_for: JobRecord | None = None
+    ) -> tuple[JobRecord, bool]:
+        """Records a job; (job, whether it is new). Secrets go to a sealed file before the worker can ask.
+
+        `wait_for` is the job it builds on: unless that has completed, the job starts after it.
+        """
+        if wait_for is not None and wait_for.status != COMPLETED:
+            new = replace(new, start_after=wait_for.job_id)
+        given = {k: v.reveal() for k, v in (secrets or {}).items() if v}
+        if given:
+            # queued under a hold until the sealed file is there, so that no worker starts without it
+            job, fresh = await self.jobs.start(replace(new, start_after=new.start_after or HOLD))
+            if fresh:
+                path = self.home.secrets / f"{job.job_id}.json"
+                await asyncio.to_thread(write_sealed, path, Secret(json.dumps(given)))
+                await self.jobs.release(job.job_id, new.start_after)
+        else:
+            job, fresh = await self.jobs.start(new)
+        return job, fresh
+
+    def secrets_of(self, job_id: str) -> dict[str, str]:
+        """The sealed secrets of a job; empty for none."""
+        sealed = read_sealed(self.home.secrets / f"{job_id}.json")
+        return dict(json.loads(sealed.reveal())) if sealed else {}
+
+    def forget_secrets(self, job_id: str) -> None:
+        """Removes the sealed file of a job that has ended."""
+        (self.home.secrets / f"{job_id}.json").unlink(missing_ok=True)
+
+    async def completed(self, job_id: str, service: str) -> JobRecord:
+        """A completed job of a service. Raises NotFound, NotReady."""
+        job = await self.queries.get(job_id, service)
+        if job.status != COMPLETED:
+            raise not_ready(job)
+        return job
+
+    async def result_of(self, job_id: str, service: str, make: Callable[[bytes], M]) -> tuple[JobRecord, M]:
+        """(completed job, its result message). Raises NotFound, NotReady."""
+        job = await self.completed(job_id, service)
+        return job, make(job.result or b"")
+
+    async def open_artifact(self, job_id: str, kind: str) -> ArtifactReader:
+        """Opens the newest artifact of a kind that a job wrote. Raises NotFound, Corrupt."""
+        return await asyncio.to_thread(self.artifacts.open, await self.artifact_of(job_id, kind))
+
+    async def artifact_of(self, job_id: str, kind: str) -> ArtifactRecord:
+        """The newest artifact of a kind that a job wrote. Raises NotFound."""
+        records = await self.queries.artifacts_of(job_id, kind)
+        if not records:
+            raise NotFound(
+                f"Job {job_id} has no artifact of kind {kind}.", reason="ARTIFACT_NOT_FOUND", facts={"job_id": job_id}
+            )
+        return records[-1]
+
+
+HOLD = "(secrets)"
+"""`start_after` of a job whose secrets are being sealed."""
+
+
+def not_ready(job: JobRecord) -> NotReady:
+    """The error for asking a job for what only a completed one has."""
+    if job.status in TERMINAL:
+        why = f" ({job.error.message})" if job.error else ""
+        text = f"Job {job.job_id} {job.status} and has no result{why}. Start it again."
+    else:
+        text = f"Job {job.job_id} is {job.status}. Wait until it completes: `mistudio jobs watch {job.job_id}`."
+    return NotReady(text, facts={"job_id": job.job_id, "status": job.status})

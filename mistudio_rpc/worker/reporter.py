@@ -1,0 +1,180 @@
+"""A worker's line to its service: one thread, a bounded buffer, patience with a service that restarts.
+
+Progress and metrics are merged and sent a few times a second; a report also renews the lease and
+brings back whether to stop. What must be durable (artifacts, the outcome) waits for its answer and
+is sent again until the service is back, for at most ten minutes.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+from typing import TypeVar
+
+import grpc
+from mistudio.worker.v1 import worker_service_pb2, worker_service_pb2_grpc
+
+from mistudio_core import clock
+from mistudio_core.artifacts import ArtifactRecord
+from mistudio_core.errors import MistudioError, StaleAttempt, Unavailable
+from mistudio_core.jobs.records import LogWritten, MetricSampled, ProgressRecord
+from mistudio_rpc import messages
+from mistudio_rpc.channel import open_sync_channel
+from mistudio_rpc.launcher import process_start_of
+from mistudio_rpc.status import from_rpc_error
+
+log = logging.getLogger("mistudio.worker")
+T = TypeVar("T")
+FLUSH_SECONDS = 0.1
+HEARTBEAT_SECONDS = 0.5
+METRIC_SECONDS = 1.0
+CALL_SECONDS = 10.0
+GRACE_SECONDS = 600.0
+_BUFFER = 500
+
+
+class Reporter:
+    """Reports of one attempt."""
+
+    def __init__(self, target: str, job_id: str, attempt: int, token: str) -> None:
+        """Connects lazily; `start` begins reporting."""
+        self._channel = open_sync_channel(target)
+        self._stub = worker_service_pb2_grpc.WorkerServiceStub(self._channel)
+        self._lease = worker_service_pb2.Lease(job_id=job_id, attempt=attempt, token=token)
+        self._items: deque[worker_service_pb2.ReportItem] = deque(maxlen=_BUFFER)
+        self._progress: ProgressRecord | None = None
+        self._metric: MetricSampled | None = None
+        self._metric_sent = -METRIC_SECONDS
+        self._lock = threading.Lock()
+        self._wake = threading.Event()
+        self._batch = 0
+        self._closing = False
+        self.cancel_requested = False
+        self.lost = False
+        self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
+
+    def start(self) -> None:
+        """Announces the worker. Raises StaleAttempt."""
+        self._attach()
+        self._thread.start()
+
+    def progress(self, progress: ProgressRecord) -> None:
+        """Overwrites the progress to send next."""
+        with self._lock:
+            self._progress = progress
+        self._wake.set()
+
+    def metric(self, metric: MetricSampled) -> None:
+        """Overwrites the figures to send next; they go out at most once a second."""
+        with self._lock:
+            self._metric = metric
+
+    def log_line(self, line: LogWritten) -> None:
+        """Queues a line; the oldest are dropped where too many wait."""
+        item = worker_service_pb2.ReportItem(log=messages.log_message(line))
+        with self._lock:
+            self._items.append(item)
+        self._wake.set()
+
+    def commit(self, record: ArtifactRecord) -> None:
+        """Records an artifact; returns once that is durable. Raises StaleAttempt, Corrupt."""
+        request = worker_service_pb2.CommitArtifactRequest(
+            lease=self._lease, artifact=messages.artifact_message(record), folder=record.folder
+        )
+        self._patiently(lambda: self._stub.CommitArtifact(request, timeout=60.0))
+
+    def finish(self, request: worker_service_pb2.FinishRequest) -> None:
+        """Sends what is left, then the outcome; returns once that is durable. Raises StaleAttempt."""
+        self._closing = True
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout=CALL_SECONDS)
+        self._flush(final=True)
+        request.lease.CopyFrom(self._lease)
+        self._patiently(lambda: self._stub.Finish(request, timeout=CALL_SECONDS))
+        self._channel.close()
+
+    def _attach(self) -> None:
+        request = worker_service_pb2.AttachRequest(
+            lease=self._lease, pid=os.getpid(), process_start=process_start_of(os.getpid()) or 0
+        )
+        reply = self._patiently(lambda: self._stub.Attach(request, timeout=CALL_SECONDS))
+        self.cancel_requested = reply.cancel_requested
+
+    def _run(self) -> None:
+        last_contact = last_sent = clock.monotonic()
+        unreachable = False
+        while not self._closing:
+            self._wake.wait(HEARTBEAT_SECONDS)
+            self._wake.clear()
+            try:
+                if unreachable:
+                    self._attach()  # the service restarted: announce ourselves before the next report
+                    unreachable = False
+                self._flush(final=False)
+                last_contact = clock.monotonic()
+            except Unavailable:
+                unreachable = True
+                if clock.monotonic() - last_contact > GRACE_SECONDS:
+                    self.lost = True
+                    return
+            except MistudioError as error:
+                log.warning("report refused: %s", error.message)
+                self.lost = isinstance(error, StaleAttempt)
+                if self.lost:
+                    return
+            pause = FLUSH_SECONDS - (clock.monotonic() - last_sent)
+            if pause > 0 and not self._closing:
+                threading.Event().wait(pause)
+            last_sent = clock.monotonic()
+
+    def _flush(self, *, final: bool) -> None:
+        """Sends what waits; an empty batch renews the lease. What fails to go out stays for the next time."""
+        with self._lock:
+            items, progress, metric = list(self._items), self._progress, self._metric
+            due = final or clock.monotonic() - self._metric_sent >= METRIC_SECONDS
+            metric = metric if due else None
+            self._items.clear()
+            self._progress = None
+            if metric is not None:
+                self._metric = None
+        if final and not (items or progress or metric):
+            return
+        request = worker_service_pb2.ReportRequest(lease=self._lease, batch=self._batch + 1, items=items)
+        if progress is not None:
+            request.items.append(worker_service_pb2.ReportItem(progress=messages.progress_message(progress)))
+        if metric is not None:
+            request.items.append(worker_service_pb2.ReportItem(metric=messages.metric_message(metric)))
+        try:
+            reply = self._call(lambda: self._stub.Report(request, timeout=CALL_SECONDS))
+        except MistudioError:
+            with self._lock:
+                self._items.extendleft(reversed(items))
+                self._progress = self._progress or progress
+                self._metric = self._metric or metric
+            raise
+        self._batch += 1
+        if metric is not None:
+            self._metric_sent = clock.monotonic()
+        self.cancel_requested = self.cancel_requested or reply.cancel_requested
+
+    def _call(self, call: Callable[[], T]) -> T:
+        try:
+            return call()
+        except grpc.RpcError as error:
+            raise from_rpc_error(error) from error
+
+    def _patiently(self, call: Callable[[], T]) -> T:
+        """Repeats a durable call until the service is back. Raises Unavailable after the grace."""
+        started = clock.monotonic()
+        while True:
+            try:
+                return self._call(call)
+            except MistudioError as error:
+                retry = error.reason in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+                if not retry or clock.monotonic() - started > GRACE_SECONDS:
+                    raise
+            threading.Event().wait(0.2)
