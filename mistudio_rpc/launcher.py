@@ -13,7 +13,6 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -58,8 +57,6 @@ class Worker:
     """Process id."""
     process_start: int
     """Start time, clock ticks since boot: tells it from a later process of the same id."""
-    process: subprocess.Popen[bytes] | None
-    """The child; None for one that an earlier service started."""
     oom_kills: int
     """The kernel's count of out-of-memory kills when it started."""
 
@@ -88,27 +85,34 @@ def _oom_kills() -> int:
     return 0
 
 
+_JOB_FD = 3
+
+
 class _Spare:
     """A worker process that waits for its job."""
 
     def __init__(self, preload: Sequence[str], log_folder: Path) -> None:
-        ours, theirs = socket.socketpair()
-        self.socket = ours
+        self.socket, theirs = socket.socketpair()
         log_folder.mkdir(parents=True, exist_ok=True)
-        arguments = [sys.executable, "-m", "mistudio_rpc.worker", str(theirs.fileno()), ",".join(preload)]
-        with (log_folder / "spare.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                arguments,
-                pass_fds=[theirs.fileno()],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,
-            )
+        arguments = [sys.executable, "-m", "mistudio_rpc.worker", str(_JOB_FD), ",".join(preload)]
+        log = str(log_folder / "spare.log")
+        # posix_spawn, not Popen: a worker outlives its service by design, and a Popen object must not
+        self.pid = os.posix_spawn(
+            sys.executable,
+            arguments,
+            dict(os.environ),
+            setsid=True,
+            file_actions=[
+                (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),
+                (os.POSIX_SPAWN_OPEN, 1, log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600),
+                (os.POSIX_SPAWN_DUP2, 1, 2),
+                (os.POSIX_SPAWN_DUP2, theirs.fileno(), _JOB_FD),
+            ],
+        )
         theirs.close()
 
     def usable(self) -> bool:
-        return self.process.poll() is None
+        return process_start_of(self.pid) is not None
 
     def give(self, job: dict[str, Any], lease: DeviceLease) -> None:
         body = json.dumps(job).encode()
@@ -117,12 +121,18 @@ class _Spare:
         self.socket.close()
 
     def dismiss(self) -> None:
-        self.socket.close()  # it reads the end of the stream and exits
-        try:
-            self.process.wait(timeout=5)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        """Closing the socket ends it; one that is still importing is killed."""
+        self.socket.close()
+        os.kill(self.pid, signal.SIGKILL)
+        _wait(self.pid)
+
+
+def _wait(pid: int) -> int | None:
+    """Exit code of a child, negative for a signal; None for what is no child of this process."""
+    try:
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+    except ChildProcessError:
+        return None
 
 
 class Launcher:
@@ -137,8 +147,10 @@ class Launcher:
 
     def warm(self) -> None:
         """Starts a spare unless there is one; returns at once."""
-        if self._spare is not None and self._spare.usable():
-            return
+        if self._spare is not None:
+            if self._spare.usable():
+                return
+            self._spare.dismiss()
         self._spare = _Spare(self._preload, self._log_folder)
 
     def start(self, job: dict[str, Any], lease: DeviceLease) -> Worker:
@@ -147,15 +159,15 @@ class Launcher:
         spare, self._spare = self._spare, None
         if spare is None:
             raise RuntimeError("no worker process could be started")
-        start = process_start_of(spare.process.pid) or 0
+        start = process_start_of(spare.pid) or 0
         spare.give(job, lease)
-        return Worker(pid=spare.process.pid, process_start=start, process=spare.process, oom_kills=_oom_kills())
+        return Worker(pid=spare.pid, process_start=start, oom_kills=_oom_kills())
 
     def adopt(self, pid: int, process_start: int) -> Worker | None:
         """A worker that an earlier service started; None where it is gone."""
         if pid <= 0 or process_start_of(pid) != process_start:
             return None
-        return Worker(pid=pid, process_start=process_start, process=None, oom_kills=_oom_kills())
+        return Worker(pid=pid, process_start=process_start, oom_kills=_oom_kills())
 
     def on_end(self, worker: Worker, callback: Callable[[Ended], None]) -> None:
         """Calls back on the running loop when the worker's process ends."""
@@ -188,5 +200,4 @@ class Launcher:
 
 
 def _ended(worker: Worker) -> Ended:
-    code = None if worker.process is None else worker.process.wait()
-    return Ended(code=code, out_of_memory=_oom_kills() > worker.oom_kills)
+    return Ended(code=_wait(worker.pid), out_of_memory=_oom_kills() > worker.oom_kills)

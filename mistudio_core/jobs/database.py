@@ -131,8 +131,10 @@ class Database:
                     break
                 item = self._queue.get()
             stopping = item is None
-            if batch:
-                self._commit(batch)
+            # from here on nobody can cancel them; who left before is not served
+            wanted = [entry for entry in batch if entry[1].set_running_or_notify_cancel()]
+            if wanted:
+                self._commit(wanted)
 
     def _commit(self, batch: list[_Write]) -> None:
         """Runs a batch in one transaction and resolves its futures after the commit."""

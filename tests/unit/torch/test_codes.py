@@ -1,0 +1,141 @@
+"""The codes store: what goes in comes out, in bounded memory and with the same bytes."""
+
+import hashlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from mistudio_core.errors import Corrupt, Unsupported
+from mistudio_torch.codes import CodesReader, CodesWriter
+from mistudio_torch.codes.tensorfile import open_tensors
+
+F = 13
+
+
+def _documents(count=20, seed=0):
+    rng = np.random.default_rng(seed)
+    for number in range(count):
+        n = int(rng.integers(1, 9))
+        text = f"Dokument {number} mit Umlaut ä"
+        spans = np.stack([np.arange(n), np.arange(n) + 1], 1).astype(np.int32)
+        dense = rng.random((n, F)) * (rng.random((n, F)) < 0.3)
+        tok, feat = np.nonzero(dense)
+        shuffled = rng.permutation(len(tok))
+        yield text, rng.integers(0, 99, n).astype(np.uint32), spans, tok[shuffled], feat[shuffled], dense
+
+
+def _write(folder, labels=("", "a", "b"), spill=10):
+    folder.mkdir()
+    writer = CodesWriter(folder, d_sae=F, meta={"model_name": "m", "layer": 1}, spill_triplets=spill)
+    for number, (text, ids, spans, tok, feat, dense) in enumerate(_documents()):
+        label = labels[number % len(labels)]
+        writer.add_document(text, ids, spans, tok, feat, dense[tok, feat], label=label, heldout=number % 4 == 0)
+    writer.close()
+    return CodesReader.from_folder(folder)
+
+
+def test_round_trip(tmp_path):
+    reader = _write(tmp_path / "a")
+    documents = list(_documents())
+    dense = np.concatenate([d[5] for d in documents])
+    assert (reader.d_sae, reader.n_tokens, reader.n_documents) == (F, len(dense), 20)
+    assert reader.n_nonzero == np.count_nonzero(dense) and reader.meta["layer"] == 1
+    for feature in range(F):
+        codes = reader.feature(feature)
+        expected = np.nonzero(dense[:, feature])[0]
+        np.testing.assert_array_equal(codes.positions, expected)
+        np.testing.assert_allclose(codes.values, dense[expected, feature], atol=1e-3)
+    np.testing.assert_array_equal(reader.frequency(), (dense > 0).sum(0))
+    for number, (text, ids, spans, *_) in enumerate(documents):
+        start, end = reader.doc_tokens(number)
+        assert end - start == len(ids) and reader.text(number) == text
+        np.testing.assert_array_equal(reader.token_ids(number), ids)
+        np.testing.assert_array_equal(reader.spans(number), spans)
+        assert (reader.document_of(np.arange(start, end)) == number).all()
+        assert reader.label(number) == ("", "a", "b")[number % 3] and reader.heldout(number) == (number % 4 == 0)
+
+
+def test_bytes_are_a_function_of_the_content_not_of_the_spills(tmp_path):
+    digests = []
+    for name, spill in (("a", 5), ("b", 5), ("c", 10_000)):
+        _write(tmp_path / name, spill=spill)
+        files = sorted((tmp_path / name).iterdir())
+        digests.append([(f.name, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files])
+    assert digests[0] == digests[1] == digests[2]
+    assert [n for n, _ in digests[0]] == [
+        "codes.safetensors",
+        "documents.safetensors",
+        "labels.json",
+        "meta.json",
+        "texts.bin",
+    ]
+
+
+def test_no_documents(tmp_path):
+    writer = CodesWriter(tmp_path, d_sae=3, meta={})
+    writer.close()
+    reader = CodesReader.from_folder(tmp_path)
+    assert reader.n_documents == reader.n_tokens == reader.n_nonzero == 0
+    assert len(reader.feature(2).positions) == 0
+
+
+def test_without_labels_there_is_no_label_file(tmp_path):
+    reader = _write(tmp_path / "a", labels=("",))
+    assert not (tmp_path / "a" / "labels.json").exists() and reader.label(3) == ""
+
+
+def test_refuses_what_does_not_fit(tmp_path):
+    writer = CodesWriter(tmp_path, d_sae=3, meta={})
+    ids, spans = np.zeros(2, np.uint32), np.zeros((2, 2), np.int32)
+    one = np.ones(1)
+    with pytest.raises(ValueError, match="outside of the SAE"):
+        writer.add_document("x", ids, spans, np.array([0]), np.array([3]), one)
+    with pytest.raises(ValueError, match="outside of the document"):
+        writer.add_document("x", ids, spans, np.array([2]), np.array([0]), one)
+    with pytest.raises(ValueError, match="disagree"):
+        writer.add_document("x", ids, spans[:1], np.array([0]), np.array([0]), one)
+    writer.close()
+
+
+def test_large_values_stay_finite(tmp_path):
+    writer = CodesWriter(tmp_path, d_sae=1, meta={})
+    writer.add_document(
+        "x", np.zeros(1, np.uint32), np.zeros((1, 2), np.int32), np.array([0]), np.array([0]), np.array([1e9])
+    )
+    writer.close()
+    assert CodesReader.from_folder(tmp_path).feature(0).values.tolist() == [65504.0]
+
+
+def test_damage_is_corrupt(tmp_path):
+    _write(tmp_path / "a")
+    path = tmp_path / "a" / "documents.safetensors"
+    path.write_bytes(path.read_bytes()[:40])
+    with pytest.raises(Corrupt):
+        CodesReader.from_folder(tmp_path / "a")
+    _write(tmp_path / "b")
+    (tmp_path / "b" / "texts.bin").write_bytes(b"short")
+    with pytest.raises(Corrupt, match="inconsistent"):
+        CodesReader.from_folder(tmp_path / "b")
+    (tmp_path / "b" / "meta.json").write_text('{"format_version": 99}')
+    with pytest.raises(Unsupported):
+        CodesReader.from_folder(tmp_path / "b")
+
+
+def test_files_are_real_safetensors(tmp_path):
+    from safetensors.numpy import load_file
+
+    _write(tmp_path / "a")
+    for name in ("codes.safetensors", "documents.safetensors"):
+        path = tmp_path / "a" / name
+        ours, theirs = open_tensors(path), load_file(path)
+        assert set(ours) == set(theirs)
+        for key in ours:
+            np.testing.assert_array_equal(ours[key], theirs[key])
+
+
+def test_reading_needs_no_torch():
+    forbidden = "('torch', 'transformers', 'safetensors')"
+    code = f"import sys, mistudio_torch.codes; sys.exit(any(m in sys.modules for m in {forbidden}))"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
