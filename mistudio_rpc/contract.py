@@ -87,6 +87,13 @@ class Method:
         return options.Extensions[options_pb2.policy]
 
     @property
+    def reserved(self) -> str | None:
+        """What to do instead of calling an RPC that this release does not honour; None where it does."""
+        if self.policy is None or not self.policy.HasField("reserved"):
+            return None
+        return str(self.policy.reserved.instead)
+
+    @property
     def is_internal(self) -> bool:
         """Whether only worker processes may call it."""
         return self.policy is not None and self.policy.access == options_pb2.ACCESS_LEVEL_WORKER

@@ -116,6 +116,9 @@ class ContractInterceptor(grpc.aio.ServerInterceptor):
             )
 
     def _checked(self, method: Method, request: Any) -> Any:
+        instead = method.reserved
+        if instead is not None:
+            raise Unsupported(method.name, why="it belongs to a later release", instead=instead)
         if not method.client_streaming:
             check_message(request)
             return request

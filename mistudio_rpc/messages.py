@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
+from typing import Any, TypeVar
 
 from google.protobuf import timestamp_pb2
+from google.protobuf.message import Message
 from mistudio.artifact.v1 import artifact_pb2
 from mistudio.job.v1 import job_event_pb2, job_pb2
 
@@ -21,6 +24,37 @@ from mistudio_core.jobs.records import (
     ProgressRecord,
     StateChanged,
 )
+
+M = TypeVar("M", bound=Message)
+
+
+def from_record(message: M, record: Mapping[str, Any]) -> M:
+    """Fills a message from a JSON record whose keys are field names and whose enums are short names.
+
+    Keys that the message does not have are left out: a file may hold more than callers are shown.
+    """
+    for field in message.DESCRIPTOR.fields:
+        value = record.get(field.name)
+        if value is None:
+            continue
+        if field.message_type is not None and field.is_repeated:
+            for item in value:
+                from_record(getattr(message, field.name).add(), item)
+        elif field.message_type is not None:
+            getattr(message, field.name).SetInParent()
+            from_record(getattr(message, field.name), value)
+        elif field.is_repeated:
+            getattr(message, field.name).extend(_plain(field, item) for item in value)
+        else:
+            setattr(message, field.name, _plain(field, value))
+    return message
+
+
+def _plain(field: Any, value: Any) -> Any:
+    if field.enum_type is None:
+        return value
+    prefix = field.enum_type.values[0].name.removesuffix("UNSPECIFIED")
+    return field.enum_type.values_by_name[prefix + (str(value) or "unspecified").upper()].number
 
 
 def enum_short(name: str, prefix: str) -> str:

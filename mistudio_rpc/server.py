@@ -35,7 +35,7 @@ from mistudio_rpc.job_service import ArtifactServicer, JobServicer, WorkerServic
 from mistudio_rpc.launcher import Launcher
 from mistudio_rpc.registry import ServiceEntry
 from mistudio_rpc.runtime import Runtime
-from mistudio_rpc.types import MethodHandler
+from mistudio_rpc.types import Context, MethodHandler
 
 log = logging.getLogger("mistudio.server")
 DRAIN_SECONDS = 20.0
@@ -204,6 +204,8 @@ def register(server: grpc.aio.Server, contract: Contract, service: str, servicer
 
 def _handler(method: Method, servicer: object) -> MethodHandler:
     behaviour = getattr(servicer, method.name, None)
+    if behaviour is None and method.reserved is not None:
+        behaviour = _unreached
     if behaviour is None:
         raise ValueError(f"{type(servicer).__name__} has no {method.name}")
     makers: dict[tuple[bool, bool], Callable[..., MethodHandler]] = {
@@ -215,6 +217,11 @@ def _handler(method: Method, servicer: object) -> MethodHandler:
     return makers[(method.client_streaming, method.server_streaming)](
         behaviour, request_deserializer=method.request_class.FromString, response_serializer=_serialize
     )
+
+
+async def _unreached(_request: object, context: Context) -> None:
+    """Stands in for a reserved RPC: the interceptor has refused the call before."""
+    await context.abort(grpc.StatusCode.UNIMPLEMENTED, "reserved")
 
 
 def _serialize(message: Message | bytes) -> bytes:

@@ -41,6 +41,7 @@ def main() -> int:
         return 0
     spec, device_lock = received
     _redirect_output(Path(spec["log_file"]))
+    os.environ["MISTUDIO_HOME"] = spec["home"]
     # keep only the lock: it is released when this process ends, however that happens
     os.set_inheritable(device_lock, False)
     reporter = Reporter(spec["target"], spec["job_id"], int(spec["attempt"]), spec["token"])

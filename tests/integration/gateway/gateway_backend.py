@@ -104,7 +104,10 @@ class Train(train_service_pb2_grpc.TrainServiceServicer):
         digest, size = hashlib.sha256(), 0
         try:
             async for message in request_iterator:
-                if message.HasField("header"):
+                if message.WhichOneof("part") is None:  # the real interceptor refuses it by the contract's rule
+                    self.script.cancelled.set()
+                    await fail(context, errors.InvalidInput.field("part", "", "header or chunk"))
+                elif message.HasField("header"):
                     self.script.header = message.header
                     if "/" in message.header.filename:
                         await fail(context, errors.InvalidInput("No path, please.", reason="BAD_FILE_NAME"))

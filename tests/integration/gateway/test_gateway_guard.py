@@ -15,13 +15,17 @@ from gateway.config import GatewayConfig
 from mistudio_core.errors import InvalidInput, Unavailable
 
 
-@pytest.mark.parametrize("host", ["localhost", "localhost:8001", "127.0.0.1:9", "[::1]:8001", "LOCALHOST", "studio.lan"])
+@pytest.mark.parametrize(
+    "host", ["localhost", "localhost:8001", "127.0.0.1:9", "[::1]:8001", "LOCALHOST", "studio.lan"]
+)
 async def test_own_hosts(start, host: str) -> None:
     async with client_of(await start(host_names=("studio.lan",))) as client:
         assert (await client.get("/health", headers={"host": host})).status_code == 200
 
 
-@pytest.mark.parametrize("host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8001", "0.0.0.0", "["])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:8001", "0.0.0.0", "["]
+)
 async def test_foreign_hosts(http: httpx.AsyncClient, host: str) -> None:
     for path in ("/health", "/openapi.json", "/docs", "/nope"):
         reply = await http.get(path, headers={"host": host})

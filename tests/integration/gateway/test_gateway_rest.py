@@ -148,7 +148,9 @@ async def test_null_and_both_enum_names(http: httpx.AsyncClient, backend: Backen
         assert sent.architecture == sae_pb2.ARCHITECTURE_TOPK and not sent.HasField("sweep") and sent.seed == 2
 
 
-@pytest.mark.parametrize(("depth", "reason"), [(64, "UNKNOWN_FIELD"), (65, "INVALID_FIELD"), (100_000, "INVALID_FIELD")])
+@pytest.mark.parametrize(
+    ("depth", "reason"), [(64, "UNKNOWN_FIELD"), (65, "INVALID_FIELD"), (100_000, "INVALID_FIELD")]
+)
 async def test_depth(http: httpx.AsyncClient, depth: int, reason: str) -> None:
     body = '{"x":' + "[" * (depth - 1) + "]" * (depth - 1) + "}"
     reply = await http.post("/api/v1/train", content=body, headers={"content-type": "application/json"})

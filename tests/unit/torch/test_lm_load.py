@@ -5,10 +5,10 @@ import shutil
 
 import numpy as np
 import pytest
+import tinymodels
 import torch
 from transformers import AutoModel
 
-import tinymodels
 from mistudio_core.errors import InvalidInput, Unsupported
 from mistudio_torch.lm.hooks import residual_after
 from mistudio_torch.lm.load import load_lm
@@ -48,7 +48,9 @@ def test_shards_of_later_blocks_are_not_read(models, tmp_path, damage):
         whole = load_lm(folder.name, 1, model_root=tmp_path)
         header_only = (folder / "block2.safetensors").read_bytes()
         length = 8 + int.from_bytes(header_only[:8], "little")
-        (folder / "block2.safetensors").write_bytes(header_only[:length] + (b"\xff" * 3 if damage == "garbage" else b""))
+        (folder / "block2.safetensors").write_bytes(
+            header_only[:length] + (b"\xff" * 3 if damage == "garbage" else b"")
+        )
         cut = load_lm(folder.name, 1, model_root=tmp_path)
         for one, other in zip(whole.model.parameters(), cut.model.parameters(), strict=True):
             assert torch.equal(one, other)

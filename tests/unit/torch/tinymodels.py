@@ -17,7 +17,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", *"the a cat dog sat ran on under mat tree and or big red . ,".split()]
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "a", "cat", "dog", "sat", "ran", "on", "under"]
+WORDS += ["mat", "tree", "and", "or", "big", "red", ".", ","]
 VOCAB = 32
 DIM = 16
 
@@ -36,12 +37,15 @@ def tokenizer(folder: Path, *, special: bool) -> None:
 
 def make(folder: Path, kind: str = "bert", layers: int = 3) -> Path:
     torch.manual_seed(7)
-    shape = dict(vocab_size=VOCAB, hidden_size=DIM, num_hidden_layers=layers, num_attention_heads=2, intermediate_size=32)
+    shape = {"vocab_size": VOCAB, "hidden_size": DIM, "num_hidden_layers": layers}
+    shape |= {"num_attention_heads": 2, "intermediate_size": 32}
     model = {
         "bert": lambda: BertModel(BertConfig(**shape, max_position_embeddings=32)),
         "llama": lambda: LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=2, max_position_embeddings=32)),
         "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**shape, max_position_embeddings=32)),
-        "gpt2": lambda: GPT2LMHeadModel(GPT2Config(vocab_size=VOCAB, n_embd=DIM, n_layer=layers, n_head=2, n_positions=32)),
+        "gpt2": lambda: GPT2LMHeadModel(
+            GPT2Config(vocab_size=VOCAB, n_embd=DIM, n_layer=layers, n_head=2, n_positions=32)
+        ),
     }[kind]()
     model.save_pretrained(folder)
     tokenizer(folder, special=kind == "bert")

@@ -4,9 +4,11 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "torch"))
-import tinymodels  # noqa: E402  # after the path
+import tinymodels  # after the path
 
-from mistudio_core.jobs.local import LocalContext  # noqa: E402
+from mistudio_core.jobs.local import LocalContext
+
+TEXT = "\n".join(tinymodels.sentences(120))
 
 
 @pytest.fixture(scope="session")
@@ -19,7 +21,7 @@ def model_root(tmp_path_factory):
 
 @pytest.fixture
 def make_context(tmp_path):
-    def make(text="\n".join(tinymodels.sentences(120)), folder="job", cls=LocalContext):
+    def make(text=TEXT, folder="job", cls=LocalContext):
         context = cls(tmp_path / folder)
         writer = context.store.stage("/data/corpora/c", "corpus")
         writer.write("corpus.txt", text.encode() if isinstance(text, str) else text)

@@ -55,19 +55,25 @@ class MethodPolicy(_message.Message):
 
     ACCESS_FIELD_NUMBER: _builtins.int
     IDEMPOTENT_FIELD_NUMBER: _builtins.int
+    RESERVED_FIELD_NUMBER: _builtins.int
     access: Global___AccessLevel.ValueType
     """Who may call."""
     idempotent: _builtins.bool
     """Whether a client may retry the call on UNAVAILABLE without changing the outcome."""
+    @_builtins.property
+    def reserved(self) -> Global___Reserved:
+        """Set on an RPC that a later release fills in: it answers with UNSUPPORTED."""
+
     def __init__(
         self,
         *,
         access: Global___AccessLevel.ValueType = ...,
         idempotent: _builtins.bool = ...,
+        reserved: Global___Reserved | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reserved", b"reserved"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "idempotent", b"idempotent"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["access", b"access", "idempotent", b"idempotent", "reserved", b"reserved"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -75,7 +81,7 @@ Global___MethodPolicy: _TypeAlias = MethodPolicy  # noqa: Y015
 
 @_typing.final
 class Reserved(_message.Message):
-    """What a request field or enum value that this release does not honour answers with."""
+    """What an RPC, request field or enum value that this release does not honour answers with."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

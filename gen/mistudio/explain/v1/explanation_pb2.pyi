@@ -215,6 +215,7 @@ class QualityParts(_message.Message):
     SILENT_TEXTS_FIELD_NUMBER: _builtins.int
     ACCURACY_LOW_FIELD_NUMBER: _builtins.int
     ACCURACY_HIGH_FIELD_NUMBER: _builtins.int
+    ACCURACY_NEAR_FIELD_NUMBER: _builtins.int
     accuracy: _builtins.float
     """How well the explanation tells held-out activating from silent texts, 0 to 1."""
     clarity: _builtins.float
@@ -233,6 +234,8 @@ class QualityParts(_message.Message):
     """Lower end of accuracy's 95 % interval."""
     accuracy_high: _builtins.float
     """Upper end of accuracy's 95 % interval."""
+    accuracy_near: _builtins.float
+    """Accuracy against silent texts of like topic; absent where there are none."""
     def __init__(
         self,
         *,
@@ -245,12 +248,15 @@ class QualityParts(_message.Message):
         silent_texts: _builtins.int = ...,
         accuracy_low: _builtins.float = ...,
         accuracy_high: _builtins.float = ...,
+        accuracy_near: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy_near", b"_accuracy_near", "accuracy_near", b"accuracy_near"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy", b"accuracy", "accuracy_high", b"accuracy_high", "accuracy_low", b"accuracy_low", "accuracy_method", b"accuracy_method", "activating_texts", b"activating_texts", "clarity", b"clarity", "consistency", b"consistency", "relevance", b"relevance", "silent_texts", b"silent_texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_near", b"_accuracy_near", "accuracy", b"accuracy", "accuracy_high", b"accuracy_high", "accuracy_low", b"accuracy_low", "accuracy_method", b"accuracy_method", "accuracy_near", b"accuracy_near", "activating_texts", b"activating_texts", "clarity", b"clarity", "consistency", b"consistency", "relevance", b"relevance", "silent_texts", b"silent_texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__accuracy_near: _TypeAlias = _typing.Literal["accuracy_near"]  # noqa: Y015
+    _WhichOneofArgType__accuracy_near: _TypeAlias = _typing.Literal["_accuracy_near", b"_accuracy_near"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy_near) -> _WhichOneofReturnType__accuracy_near | None: ...
 
 Global___QualityParts: _TypeAlias = QualityParts  # noqa: Y015
 
@@ -279,6 +285,7 @@ class Explanation(_message.Message):
     COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
     LATENCY_SECONDS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
+    EXPLANATION_KEYWORDS_FIELD_NUMBER: _builtins.int
     feature_id: _builtins.int
     """Index of the feature in its SAE, from 0."""
     original_coherence: _builtins.float
@@ -321,6 +328,10 @@ class Explanation(_message.Message):
     def pattern_keywords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Keywords that Find gave."""
 
+    @_builtins.property
+    def explanation_keywords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Words that the engine listed with its explanation; the judge sees them and the explanation, nothing else."""
+
     def __init__(
         self,
         *,
@@ -343,10 +354,11 @@ class Explanation(_message.Message):
         completion_tokens: _builtins.int = ...,
         latency_seconds: _builtins.float = ...,
         failure: _builtins.str = ...,
+        explanation_keywords: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["quality_parts", b"quality_parts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["business_relevance", b"business_relevance", "completion_tokens", b"completion_tokens", "engine", b"engine", "explanation", b"explanation", "explanation_confidence", b"explanation_confidence", "explanation_quality", b"explanation_quality", "failure", b"failure", "feature_id", b"feature_id", "latency_seconds", b"latency_seconds", "model", b"model", "original_coherence", b"original_coherence", "pattern_category", b"pattern_category", "pattern_keywords", b"pattern_keywords", "pattern_verification", b"pattern_verification", "prompt_tokens", b"prompt_tokens", "prompt_version", b"prompt_version", "quality_parts", b"quality_parts", "safety_assessment", b"safety_assessment", "safety_reason", b"safety_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["business_relevance", b"business_relevance", "completion_tokens", b"completion_tokens", "engine", b"engine", "explanation", b"explanation", "explanation_confidence", b"explanation_confidence", "explanation_keywords", b"explanation_keywords", "explanation_quality", b"explanation_quality", "failure", b"failure", "feature_id", b"feature_id", "latency_seconds", b"latency_seconds", "model", b"model", "original_coherence", b"original_coherence", "pattern_category", b"pattern_category", "pattern_keywords", b"pattern_keywords", "pattern_verification", b"pattern_verification", "prompt_tokens", b"prompt_tokens", "prompt_version", b"prompt_version", "quality_parts", b"quality_parts", "safety_assessment", b"safety_assessment", "safety_reason", b"safety_reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

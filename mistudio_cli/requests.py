@@ -1,0 +1,48 @@
+"""Request messages from command-line values: what was not given is left unset, so that defaults stay the service's."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from mistudio_core.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from google.protobuf.descriptor import FieldDescriptor
+    from google.protobuf.message import Message
+
+M = TypeVar("M", bound="Message")
+
+
+def fill(message: M, values: Mapping[str, Any]) -> M:
+    """Sets the fields that `values` names; None and names that are no fields are passed over.
+
+    Enums are given by short names. Raises InvalidInput for a value that the field cannot hold.
+    """
+    for name, field in message.DESCRIPTOR.fields_by_name.items():
+        value = values.get(name)
+        if value is None:
+            continue
+        try:
+            if field.is_repeated:
+                getattr(message, name).extend(value)
+            else:
+                setattr(message, name, _enum(field, value) if field.enum_type is not None else value)
+        except (TypeError, ValueError) as error:
+            raise InvalidInput.field(name, value, str(error)) from error
+    return message
+
+
+def new_request_id() -> str:
+    """An id that makes a start idempotent: a repeated call cannot start a second job."""
+    return f"cli-{secrets.token_hex(8)}"
+
+
+def _enum(field: FieldDescriptor, value: str) -> int:
+    from mistudio_rpc.contract import short_name
+
+    numbers = {short_name(v): v.number for v in field.enum_type.values if v.number != 0}
+    if value.lower() not in numbers:
+        raise InvalidInput.field(field.name, value, ", ".join(numbers))
+    return int(numbers[value.lower()])

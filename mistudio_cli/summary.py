@@ -1,0 +1,87 @@
+"""Results for people: what a finished training, analysis or explanation run has to show."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mistudio_cli.output import console, count_text, facts_table, message_json, seconds_text, table
+
+if TYPE_CHECKING:
+    from mistudio.explain.v1 import explain_service_pb2
+    from mistudio.find.v1 import find_service_pb2
+    from mistudio.train.v1 import train_service_pb2
+    from rich.table import Table
+
+BEST = 10
+
+
+def show_training(result: train_service_pb2.GetTrainingResultResponse) -> None:
+    """Figures, gates and files of a training run."""
+    stats = result.training_stats
+    facts = {
+        "explained variance": f"{stats.explained_variance:.3f} (held-out text)",
+        "L0": f"{stats.l0:.1f} features a token",
+        "features": f"{result.feature_count} ({stats.feature_statistics.dead_features} dead on held-out text)",
+        "tokens": f"{count_text(stats.tokens)} in {seconds_text(stats.training_time_seconds)}",
+        "SAE": result.model_path,
+        "activations": result.activations_path,
+    }
+    out = console()
+    out.print(facts_table(facts))
+    rows = [
+        (g.name, f"{g.value:.3g}", g.threshold, "pass" if g.passed else "warn", "" if g.passed else g.remedy)
+        for g in stats.quality_gates
+    ]
+    if rows:
+        out.print(table("Quality gates", ("gate", "value", "passes at", "verdict", "remedy"), rows, right=("value",)))
+
+
+def show_find(result: find_service_pb2.GetFindResultResponse) -> None:
+    """Counts of an analysis."""
+    tiers = ", ".join(f"{level.count} {level.name}" for level in result.quality_levels)
+    facts = {
+        "features": f"{result.total_features} ({result.live_features} live, {result.dead_features} dead)",
+        "mean coherence": f"{result.mean_coherence:.3f}",
+        "tiers": tiers,
+        "time": seconds_text(result.processing_time_seconds),
+        "analysis": result.feature_analysis_path,
+    }
+    console().print(facts_table(facts))
+
+
+def show_explain(
+    result: explain_service_pb2.GetExplainResultResponse, best: explain_service_pb2.ListExplanationsResponse
+) -> None:
+    """The best features with explanation and measured quality, and averages."""
+    out = console()
+    out.print(best_table(best))
+    insights = result.summary_insights
+    facts = {
+        "features explained": f"{result.total_features_processed} by {result.engine}",
+        "mean quality": f"{insights.explanation_quality_average:.3f}",
+        "mean accuracy": f"{insights.accuracy_average:.3f}",
+        "report": result.report_path,
+        "explanations": result.explanations_path,
+    }
+    out.print(facts_table(facts))
+
+
+def best_table(best: explain_service_pb2.ListExplanationsResponse) -> Table:
+    """One row an explanation, best first."""
+    rows = [
+        (
+            e.feature_id,
+            e.explanation,
+            f"{e.explanation_quality:.2f}",
+            f"{e.quality_parts.accuracy:.2f}",
+            f"{e.original_coherence:.2f}",
+        )
+        for e in best.explanations
+    ]
+    columns = ("feature", "explanation", "quality", "accuracy", "coherence")
+    return table(f"The {len(rows)} best features", columns, rows, right=("feature", *columns[2:]))
+
+
+def best_json(best: explain_service_pb2.ListExplanationsResponse) -> list[dict[str, object]]:
+    """The same as JSON."""
+    return [message_json(e) for e in best.explanations]

@@ -1,0 +1,51 @@
+"""The options of a training run: one for every field of StartTrainingRequest that this release honours.
+
+Each is named after its field's meaning; the parameter has the field's own name. Unset options
+leave the field unset, so that the service's documented default holds.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+
+def option(name: str, text: str, default: str = "") -> Any:
+    return typer.Option(name, help=f"{text} Default: {default}." if default else text, show_default=False)
+
+
+Model = Annotated[str, option("--model", "Hugging Face id, folder under the model root, or package:<name>/<folder>.")]
+Corpus = Annotated[str, option("--corpus", "Name of an uploaded corpus.")]
+LocalCorpus = Annotated[str, option("--corpus", "A text file of this machine, or the name of an uploaded corpus.")]
+Layer = Annotated[int | None, option("--layer", "Block whose residual stream is read, from 0.", "12, or the middle")]
+HiddenDim = Annotated[int | None, option("--hidden-dim", "Width of the SAE, features.", "1024")]
+Sparsity = Annotated[float | None, option("--sparsity-coeff", "Weight of the L1 penalty; standard only.", "0.001")]
+LearningRate = Annotated[float | None, option("--learning-rate", "Peak learning rate of Adam.", "0.0001")]
+BatchSize = Annotated[int | None, option("--batch-size", "Sequences a forward pass of the model.", "16")]
+MaxEpochs = Annotated[int | None, option("--max-epochs", "Most passes over the corpus.", "50")]
+MinLoss = Annotated[float | None, option("--min-loss", "Stop when an epoch's mean loss is below this.", "0.01")]
+GpuId = Annotated[int | None, option("--gpu-id", "GPU to use, from 0.", "the one with most free memory")]
+MaxLength = Annotated[int | None, option("--max-sequence-length", "Longest sequence, tokens.", "512 or the model's")]
+GpuMemory = Annotated[float | None, option("--min-gpu-memory-gb", "Least free memory of the GPU, GB.", "0")]
+Architecture = Annotated[str | None, option("--architecture", "Kind of SAE: standard or topk.", "standard")]
+K = Annotated[int | None, option("--k", "Features that fire a token; topk only.", "32")]
+Hook = Annotated[str | None, option("--hook", "Where in the block activations are read.", "resid_post")]
+HookName = Annotated[str | None, option("--hook-name", "SAELens hook name, instead of --layer and --hook.")]
+TokenBudget = Annotated[int | None, option("--token-budget", "Stop after this many tokens; 0: no budget.", "0")]
+SaeBatch = Annotated[int | None, option("--sae-batch-tokens", "Tokens a step of the SAE.", "4096")]
+Seed = Annotated[int | None, option("--seed", "Seed of initial weights and data order.", "0")]
+Dtype = Annotated[str | None, option("--dtype", "float32, bfloat16 or float16.", "float32 on CPU, bfloat16 on GPU")]
+Normalize = Annotated[
+    bool | None,
+    typer.Option(
+        "--normalize/--no-normalize",
+        help="Centre and scale activations before the SAE, folded into the saved weights. Default: on.",
+        show_default=False,
+    ),
+]
+Checkpoint = Annotated[float | None, option("--checkpoint-interval", "Seconds between checkpoints.", "60")]
+RequestId = Annotated[str | None, option("--request-id", "Makes the start idempotent.", "a fresh id")]
+Heldout = Annotated[float | None, option("--heldout-fraction", "Share of documents held out.", "0.1")]
+MaxCodes = Annotated[int | None, option("--max-code-tokens", "Most tokens whose activations are kept.", "10,000,000")]
+Recipe = Annotated[str, typer.Option("--recipe", help="Named settings that options replace: demo, topk, published.")]

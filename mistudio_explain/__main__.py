@@ -1,0 +1,8 @@
+"""`python -m mistudio_explain` is `mistudio serve explain`: the command line is above the services, so it is executed."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+os.execv(sys.executable, [sys.executable, "-m", "mistudio_cli", "serve", "explain", *sys.argv[1:]])  # noqa: S606

@@ -1,0 +1,96 @@
+"""Cuts texts out of documents: a window around a token with its tokens and activations, as JSON values.
+
+Owns text and its safety (valid Unicode, bounded lengths), not which tokens are picked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from mistudio_find.evidence import Picks
+from mistudio_torch.codes import CodesReader, FeatureCodes
+
+_MAX_TEXT, _MAX_TOKEN, _MAX_CONTEXT = 20_000, 1000, 1000
+
+
+class _Document(NamedTuple):
+    """A document ready to be cut."""
+
+    text: str
+    start: int
+    cuts: list[int]
+    label: str
+
+
+def clean(text: str) -> str:
+    """The text with lone surrogates replaced: what JSON and UTF-8 can hold."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
+def number(value: float) -> float:
+    """A figure with five significant digits; 0 for what is not finite."""
+    return float(f"{value:.5g}") if np.isfinite(value) else 0.0
+
+
+class Renderer:
+    """Cuts windows out of one codes artifact; keeps 16,384 documents at hand."""
+
+    def __init__(self, codes: CodesReader, context: int) -> None:
+        """`context` tokens are kept on each side."""
+        self._codes = codes
+        self._context = context
+        self._document = lru_cache(maxsize=16_384)(self._read)
+
+    def activations(self, codes: FeatureCodes, picks: Picks) -> list[dict[str, Any]]:
+        """`top_activations` entries: the tokens' strings joined are the text; `activations` runs beside them."""
+        return [
+            self._activation(codes, doc, token, value)
+            for doc, token, value in zip(picks.docs.tolist(), picks.tokens.tolist(), picks.values.tolist(), strict=True)
+        ]
+
+    def texts(self, docs: Sequence[int], tokens: Sequence[int]) -> list[str]:
+        """Only the text of the windows around these tokens."""
+        return [self._cut(doc, token)[0] for doc, token in zip(docs, tokens, strict=True)]
+
+    def _activation(self, codes: FeatureCodes, doc: int, token: int, value: float) -> dict[str, Any]:
+        text, cuts, low, high = self._cut(doc, token)
+        first, last = np.searchsorted(codes.positions, (low, high)).tolist()
+        activations: list[float] = [0] * (high - low)
+        for position, strength in zip(
+            codes.positions[first:last].tolist(), codes.values[first:last].tolist(), strict=True
+        ):
+            activations[position - low] = number(strength)
+        document, base = self._document(doc), cuts[0]
+        return {
+            "text": text,
+            "activation_strength": number(value),
+            "context": document.label,
+            "tokens": [text[a - base : b - base][:_MAX_TOKEN] for a, b in pairwise(cuts)],
+            "activations": activations,
+            "document": doc,
+            "position": token - document.start,
+            "document_tokens": len(document.cuts) - 1,
+        }
+
+    def _cut(self, doc: int, token: int) -> tuple[str, list[int], int, int]:
+        """(text, character cuts, first token, token after the last) of the window around a token."""
+        document = self._document(doc)
+        low = max(0, token - document.start - self._context)
+        high = min(len(document.cuts) - 1, token - document.start + self._context + 1)
+        cuts = document.cuts[low : high + 1]
+        text = document.text[cuts[0] : cuts[-1]][:_MAX_TEXT]
+        return text, cuts, document.start + low, document.start + high
+
+    def _read(self, doc: int) -> _Document:
+        text, spans = self._codes.text(doc), self._codes.spans(doc)
+        # Each token takes the gap before it, so that the tokens joined are the text.
+        ends = np.maximum.accumulate(spans[:, 1]) if len(spans) else np.zeros(0, np.int32)
+        first = int(spans[0, 0]) if len(spans) else 0
+        cuts = np.minimum(np.r_[first, np.maximum(ends, first)], len(text)).tolist()
+        label = clean(self._codes.label(doc))[:_MAX_CONTEXT]
+        return _Document(clean(text), self._codes.doc_tokens(doc)[0], cuts, label)

@@ -1,0 +1,170 @@
+"""Reads a codes artifact memory-mapped: a feature's activations, and the documents around them.
+
+Owns lookups, not statistics. Memory use is what a caller asks for at a time. Digests are verified
+by the artifact reader's `path()`; what is internally inconsistent raises Corrupt.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from mistudio_core.errors import Corrupt, Unsupported
+from mistudio_torch.codes.tensorfile import Array, open_tensors
+from mistudio_torch.codes.writer import FORMAT_VERSION
+
+
+class PathGetter(Protocol):
+    """What the reader needs of an artifact: `ArtifactReader` is one."""
+
+    def path(self, name: str) -> Path:
+        """Path of a file, verified."""
+        ...
+
+
+class _Folder:
+    """A bare folder as an artifact, unverified."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def path(self, name: str) -> Path:
+        return self._folder / name
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FeatureCodes:
+    """Where one feature fires and how strongly."""
+
+    positions: Array
+    """int64 (n,), global token indices, ascending."""
+    values: Array
+    """float32 (n,), activations, positive."""
+
+
+class CodesReader:
+    """A codes artifact opened for reading.
+
+    Global token indices run over all documents in order; special tokens are not among them.
+    """
+
+    def __init__(self, artifact: PathGetter) -> None:
+        """Opens `artifact`. Raises Corrupt; Unsupported for a layout of another version."""
+        self.meta: dict[str, Any] = _json(artifact.path("meta.json"))
+        if self.meta.get("format_version") != FORMAT_VERSION:
+            raise Unsupported(
+                "this codes artifact",
+                why=f"its format is not version {FORMAT_VERSION}",
+                instead="Run its training job again.",
+            )
+        codes = open_tensors(artifact.path("codes.safetensors"))
+        documents = open_tensors(artifact.path("documents.safetensors"))
+        try:
+            self._feature_offsets = np.asarray(codes["feature_offsets"])
+            self._positions, self._values = codes["positions"], codes["values"]
+            self._doc_token_offsets = np.asarray(documents["doc_token_offsets"])
+            self._text_offsets = np.asarray(documents["text_offsets"])
+            self._spans, self._token_ids = documents["spans"], documents["token_ids"]
+            self._heldout = np.asarray(documents["heldout"])
+            self._label_ids = documents.get("label_ids")
+        except KeyError as error:
+            raise Corrupt(f"The codes artifact lacks {error}. Run its training job again.") from error
+        self._labels: list[str] = _json(artifact.path("labels.json")) if self.meta.get("has_labels") else [""]
+        self._texts_path = artifact.path("texts.bin")
+        size = self._texts_path.stat().st_size
+        self._texts = np.memmap(self._texts_path, np.uint8, "r") if size else np.zeros(0, np.uint8)
+        self._check()
+
+    @classmethod
+    def from_folder(cls, folder: Path) -> CodesReader:
+        """Opens a bare folder, without digests: for tests and notebooks."""
+        return cls(_Folder(folder))
+
+    @property
+    def d_sae(self) -> int:
+        """Number of features F."""
+        return len(self._feature_offsets) - 1
+
+    @property
+    def n_tokens(self) -> int:
+        """Number of tokens in all documents, special tokens excluded."""
+        return len(self._token_ids)
+
+    @property
+    def n_documents(self) -> int:
+        """Number of documents."""
+        return len(self._heldout)
+
+    @property
+    def n_nonzero(self) -> int:
+        """Number of (token, feature) pairs that fire."""
+        return len(self._positions)
+
+    def feature(self, index: int) -> FeatureCodes:
+        """Every activation of feature `index` (0..d_sae-1). Raises IndexError outside of it."""
+        if not 0 <= index < self.d_sae:
+            raise IndexError(f"feature {index} is outside of 0..{self.d_sae - 1}")
+        part = slice(int(self._feature_offsets[index]), int(self._feature_offsets[index + 1]))
+        return FeatureCodes(
+            positions=self._positions[part].astype(np.int64), values=self._values[part].astype(np.float32)
+        )
+
+    def frequency(self) -> Array:
+        """int64 (F,): number of tokens on which each feature fires."""
+        return np.diff(self._feature_offsets)
+
+    def document_of(self, positions: Array) -> Array:
+        """int64 (n,): the document that holds each global token index."""
+        return np.searchsorted(self._doc_token_offsets, positions, side="right").astype(np.int64) - 1
+
+    def doc_tokens(self, doc: int) -> tuple[int, int]:
+        """(start, end) of the document's tokens among the global token indices."""
+        return int(self._doc_token_offsets[doc]), int(self._doc_token_offsets[doc + 1])
+
+    def text(self, doc: int) -> str:
+        """The document's text."""
+        return self._texts[self._text_offsets[doc] : self._text_offsets[doc + 1]].tobytes().decode("utf-8", "replace")
+
+    def spans(self, doc: int) -> Array:
+        """int32 (n, 2): each token's character start and end in `text(doc)`."""
+        return np.array(self._spans[slice(*self.doc_tokens(doc))])
+
+    def token_ids(self, doc: int) -> Array:
+        """uint32 (n,): each token's id in the model's vocabulary."""
+        return np.array(self._token_ids[slice(*self.doc_tokens(doc))])
+
+    def label(self, doc: int) -> str:
+        """The document's label; empty where the corpus has none."""
+        return self._labels[int(self._label_ids[doc])] if self._label_ids is not None else ""
+
+    def heldout(self, doc: int) -> bool:
+        """Whether the document was held out from training."""
+        return bool(self._heldout[doc])
+
+    def _check(self) -> None:
+        """Raises Corrupt where lengths disagree."""
+        documents = self.n_documents + 1
+        fits = (
+            self._feature_offsets[-1] == len(self._positions) == len(self._values)
+            and len(self._doc_token_offsets) == len(self._text_offsets) == documents
+            and self._doc_token_offsets[-1] == len(self._token_ids) == len(self._spans)
+            and self._text_offsets[-1] == len(self._texts)
+            and all(
+                bool((np.diff(o) >= 0).all())
+                for o in (self._feature_offsets, self._doc_token_offsets, self._text_offsets)
+            )
+        )
+        if not fits:
+            raise Corrupt("The codes artifact is inconsistent: its lengths disagree. Run its training job again.")
+
+
+def _json(path: Path) -> Any:
+    """A JSON file. Raises Corrupt for what is none."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise Corrupt(f"{path.name} of the codes artifact cannot be read. Run its training job again.") from error

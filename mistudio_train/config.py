@@ -1,0 +1,128 @@
+"""What a training job is asked to do: names and defaults as in `StartTrainingRequest`.
+
+Validates and nothing else. Where files lie on this machine (`model_root`, `cache_dir`) is part of
+it, because the worker has no other configuration; neither goes into artifacts.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mistudio_core.errors import InvalidInput, Unsupported
+
+ARCHITECTURES = ("standard", "topk")
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+_LOCAL = ("model_root", "cache_dir", "threads", "checkpoint_interval_seconds")
+_RANGES: dict[str, tuple[float, float]] = {
+    "hidden_dim": (8, 1_048_576),
+    "sparsity_coeff": (1e-4, 1),
+    "learning_rate": (1e-7, 1),
+    "batch_size": (1, 128),
+    "max_epochs": (1, 10_000),
+    "min_loss": (0, 1000),
+    "k": (1, 65_536),
+    "token_budget": (0, 10**12),
+    "sae_batch_tokens": (16, 1_048_576),
+    "seed": (0, 2**31 - 1),
+    "checkpoint_interval_seconds": (0.1, 3600),
+    "heldout_fraction": (0.01, 0.5),
+    "max_code_tokens": (1000, 10**9),
+    "block_tokens": (64, 1_048_576),
+    "threads": (0, 1024),
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TrainConfig:
+    """One training job."""
+
+    model_name: str
+    """Hub id, folder under the model root, or `package:<name>/<folder>`."""
+    layer_number: int | None = None
+    """Block whose residual stream is read, from 0; None: 12, or the middle block of a model with fewer than 13."""
+    corpus_name: str = ""
+    """Name of the corpus, for metadata."""
+    architecture: str = "standard"
+    """One of ARCHITECTURES."""
+    hidden_dim: int = 1024
+    """Width of the SAE."""
+    k: int = 32
+    """Features that fire a token, top-k only."""
+    sparsity_coeff: float = 1e-3
+    """Weight of the L1 penalty, standard only."""
+    learning_rate: float = 1e-4
+    """Peak learning rate of Adam."""
+    batch_size: int = 16
+    """Sequences a forward pass of the model."""
+    max_epochs: int = 50
+    """Most passes over the corpus."""
+    min_loss: float = 0.01
+    """Stop once the mean current_loss of an epoch is below this."""
+    max_sequence_length: int | None = None
+    """Longest sequence, tokens; None: 512 or the model's limit, whichever is less."""
+    token_budget: int = 0
+    """Stop after this many tokens; 0: none."""
+    sae_batch_tokens: int = 4096
+    """Tokens a step of the SAE."""
+    seed: int = 0
+    """Seed of initial weights and data order."""
+    dtype: str = "auto"
+    """Number format of the language model, one of DTYPES; auto: float32 on CPU, bfloat16 on GPU."""
+    normalize_activations: bool = True
+    """Whether activations are centred and scaled before the SAE."""
+    checkpoint_interval_seconds: float = 60.0
+    """Seconds between checkpoints."""
+    heldout_fraction: float = 0.1
+    """Share of documents held out."""
+    max_code_tokens: int = 10_000_000
+    """Most tokens whose codes are written."""
+    block_tokens: int = 32_768
+    """Tokens harvested at a time: the unit of shuffling and of resume."""
+    threads: int = 0
+    """CPU threads of torch; 0: torch's own choice. Another number gives another rounding."""
+    model_root: Path | None = None
+    """Folder under which local models are allowed."""
+    cache_dir: Path | None = None
+    """Where hub files are kept; None: the hub's default."""
+
+    def __post_init__(self) -> None:
+        if not self.model_name or len(self.model_name) > 500:
+            raise InvalidInput.field("model_name", self.model_name, "1 to 500 characters")
+        for name, (least, most) in _RANGES.items():
+            value = getattr(self, name)
+            if not math.isfinite(value) or not least <= value <= most:
+                raise InvalidInput.field(name, value, f"{least:g} to {most:g}")
+        if self.architecture not in ARCHITECTURES:
+            known = " or ".join(ARCHITECTURES)
+            raise Unsupported(f"architecture {self.architecture!r}", why=f"known are {known}", instead=f"Use {known}.")
+        if self.dtype not in DTYPES:
+            raise InvalidInput.field("dtype", self.dtype, ", ".join(DTYPES))
+        if self.architecture == "topk" and self.k > self.hidden_dim:
+            raise InvalidInput.field(
+                "k", self.k, f"1 to hidden_dim, which is {self.hidden_dim}", "Lower k or raise hidden_dim."
+            )
+        if self.layer_number is not None and not 0 <= self.layer_number <= 1000:
+            raise InvalidInput.field("layer_number", self.layer_number, "0 to 1000")
+        if self.max_sequence_length is not None and not 8 <= self.max_sequence_length <= 1_048_576:
+            raise InvalidInput.field("max_sequence_length", self.max_sequence_length, "8 to 1048576")
+
+    def numeric(self) -> dict[str, Any]:
+        """Everything that the result is a function of: the full configuration without this machine's own."""
+        return {k: v for k, v in asdict(self).items() if k not in _LOCAL}
+
+    def layer_of(self, total_layers: int) -> int:
+        """The block that is read in a model of `total_layers` blocks; not checked against it."""
+        if self.layer_number is not None:
+            return self.layer_number
+        return 12 if total_layers >= 13 else total_layers // 2
+
+    def sequence_length_of(self, max_positions: int) -> int:
+        """Tokens a sequence. Raises InvalidInput beyond the model's own limit."""
+        if self.max_sequence_length is not None and self.max_sequence_length > max_positions:
+            raise InvalidInput.field(
+                "max_sequence_length", self.max_sequence_length, f"8 to {max_positions}, the model's limit"
+            )
+        return self.max_sequence_length or min(512, max_positions)
