@@ -94,9 +94,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def too_large(limit: int) -> LimitReached:
-    """The error for a body over its limit."""
+    """The error for a body or head over its limit."""
     return LimitReached(
-        f"The body is over the limit of {limit:,} bytes.", reason="TOO_LARGE", facts={"limit_bytes": limit}
+        f"The request is over the limit of {limit:,} bytes.", reason="TOO_LARGE", facts={"limit_bytes": limit}
     )
 
 

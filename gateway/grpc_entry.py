@@ -77,84 +77,101 @@ class _Forwarder(grpc.GenericRpcHandler):
     """Finds the handler of an RPC by its path."""
 
     def __init__(self, contract: Contract, router: Router, call_seconds: float) -> None:
-        self._handlers = {m.path: _handler(m, router, call_seconds) for m in contract if not m.is_internal}
+        self._handlers = {m.path: _Calls(m, router, call_seconds).handler() for m in contract if not m.is_internal}
         self._refuse: Any = grpc.stream_stream_rpc_method_handler(_refuse)
 
     def service(self, handler_call_details: grpc.HandlerCallDetails) -> Any:
         return self._handlers.get(handler_call_details.method, self._refuse)
 
 
-def _handler(method: Method, router: Router, call_seconds: float) -> Any:
-    """A handler without serializers, so that messages stay bytes; unary calls stay unary."""
+class _Calls:
+    """One RPC, passed on without serializers, so that messages stay bytes; unary calls stay unary."""
 
-    async def unary(request: bytes, context: Any) -> bytes:
-        try:
-            start: Any = router.channel(method, request).unary_unary(method.path)
+    def __init__(self, method: Method, router: Router, call_seconds: float) -> None:
+        self._method, self._router, self._call_seconds = method, router, call_seconds
+
+    def handler(self) -> Any:
+        """The handler of this RPC's shape."""
+        if not self._method.client_streaming:
+            if self._method.server_streaming:
+                return grpc.unary_stream_rpc_method_handler(self._stream)
+            return grpc.unary_unary_rpc_method_handler(self._unary)
+        if self._method.server_streaming:
+            return grpc.stream_stream_rpc_method_handler(self._both)
+        return grpc.stream_unary_rpc_method_handler(self._upload)
+
+    async def _unary(self, request: bytes, context: Any) -> bytes:
+        with _Outcome() as outcome:
+            start: Any = self._router.channel(self._method, request).unary_unary(self._method.path)
             left = context.time_remaining()
-            timeout = call_seconds if left is None else left
-            running = start(request, metadata=_metadata(context), timeout=timeout)
-            response: bytes = await running
-            context.set_trailing_metadata(await running.trailing_metadata())
-        except (MistudioError, grpc.aio.AioRpcError) as error:
-            await _fail(context, error)
-        return response
+            timeout = self._call_seconds if left is None else left
+            return await _reply(start(request, metadata=_metadata(context), timeout=timeout), context)
+        return await outcome.fail(context)
 
-    async def stream(request: bytes, context: Any) -> None:
-        try:
-            start: Any = router.channel(method, request).unary_stream(method.path)
-            await _pump(start(request, metadata=_metadata(context), timeout=context.time_remaining()), context)
-        except (MistudioError, grpc.aio.AioRpcError) as error:
-            await _fail(context, error)
+    async def _upload(self, requests: AsyncIterator[bytes], context: Any) -> bytes:
+        with _Outcome() as outcome:
+            start: Any = self._router.channel(self._method, None).stream_unary(self._method.path)
+            call = start(requests, metadata=_metadata(context), timeout=context.time_remaining())
+            return await _reply(call, context)
+        return await outcome.fail(context)
 
-    async def upload(requests: AsyncIterator[bytes], context: Any) -> bytes:
-        try:
-            start: Any = router.channel(method, None).stream_unary(method.path)
-            running = start(requests, metadata=_metadata(context), timeout=context.time_remaining())
-            response: bytes = await running
-            context.set_trailing_metadata(await running.trailing_metadata())
-        except (MistudioError, grpc.aio.AioRpcError) as error:
-            await _fail(context, error)
-        return response
+    async def _stream(self, request: bytes, context: Any) -> None:
+        with _Outcome() as outcome:
+            start: Any = self._router.channel(self._method, request).unary_stream(self._method.path)
+            await self._pump(start(request, metadata=_metadata(context), timeout=context.time_remaining()), context)
+            return
+        await outcome.fail(context)
 
-    async def both(requests: AsyncIterator[bytes], context: Any) -> None:
-        try:
-            start: Any = router.channel(method, None).stream_stream(method.path)
-            await _pump(start(requests, metadata=_metadata(context), timeout=context.time_remaining()), context)
-        except (MistudioError, grpc.aio.AioRpcError) as error:
-            await _fail(context, error)
+    async def _both(self, requests: AsyncIterator[bytes], context: Any) -> None:
+        with _Outcome() as outcome:
+            start: Any = self._router.channel(self._method, None).stream_stream(self._method.path)
+            await self._pump(start(requests, metadata=_metadata(context), timeout=context.time_remaining()), context)
+            return
+        await outcome.fail(context)
 
-    async def _pump(call: Any, context: Any) -> None:
+    async def _pump(self, call: Any, context: Any) -> None:
         """Passes messages on, one at a time: a slow reader slows its own stream and nothing else."""
-        with router.streaming(call, endless=not method.sends_chunks):
+        with self._router.streaming(call, endless=not self._method.sends_chunks):
             try:
                 while (message := await call.read()) is not grpc.aio.EOF:
                     await context.write(message)
             except asyncio.CancelledError:
-                if router.draining and not context.cancelled():
+                if self._router.draining and not context.cancelled():
                     raise stopping() from None
                 raise
             context.set_trailing_metadata(await call.trailing_metadata())
 
-    if method.client_streaming:
-        if method.server_streaming:
-            return grpc.stream_stream_rpc_method_handler(both)
-        return grpc.stream_unary_rpc_method_handler(upload)
-    if method.server_streaming:
-        return grpc.unary_stream_rpc_method_handler(stream)
-    return grpc.unary_unary_rpc_method_handler(unary)
+
+class _Outcome:
+    """Keeps the error of a call, to end it outside of the `except` that caught it."""
+
+    def __enter__(self) -> _Outcome:
+        self._error: BaseException | None = None
+        return self
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        self._error = error
+        return isinstance(error, MistudioError | grpc.aio.AioRpcError)
+
+    async def fail(self, context: Any) -> bytes:
+        """Ends the call as the backend did, or as the gateway found it; gRPC sends nothing after that."""
+        error = self._error
+        if isinstance(error, grpc.aio.AioRpcError):
+            await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
+        elif isinstance(error, MistudioError):
+            await context.abort_with_status(rpc_status.to_status(status.to_status(error)))
+        return b""
+
+
+async def _reply(call: Any, context: Any) -> bytes:
+    response: bytes = await call
+    context.set_trailing_metadata(await call.trailing_metadata())
+    return response
 
 
 def _metadata(context: Any) -> list[tuple[str, str | bytes]]:
     """What of the caller's metadata travels on."""
     return [(key, value) for key, value in context.invocation_metadata() or () if key in FORWARDED]
-
-
-async def _fail(context: Any, error: MistudioError | grpc.aio.AioRpcError) -> None:
-    """Ends the call as the backend did, or as the gateway found it."""
-    if isinstance(error, grpc.aio.AioRpcError):
-        await context.abort(error.code(), error.details() or "", tuple(error.trailing_metadata() or ()))
-    else:
-        await context.abort_with_status(rpc_status.to_status(status.to_status(error)))
 
 
 async def _refuse(_: AsyncIterator[bytes], context: Any) -> None:

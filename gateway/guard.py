@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from gateway.body import too_large
 from gateway.config import GatewayConfig, is_loopback, split_address
 from gateway.replies import error_reply, known
 from mistudio_core.errors import Forbidden, InvalidInput, MistudioError
@@ -26,6 +27,7 @@ class Guard:
         host, _ = split_address("http_address", config.http_address)
         self._app = app
         self._open = not is_loopback(host) and not config.host_names
+        self._head_bytes = config.limits.header_bytes
         self._names = _LOOPBACK | {n.lower() for n in config.host_names}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,10 +44,10 @@ class Guard:
                 MutableHeaders(scope=message).setdefault("X-Content-Type-Options", "nosniff")
             await send(message)
 
-        refusal = self._refusal(Headers(scope=scope))
+        refusal = self._refusal(Headers(scope=scope)) or self._too_long(scope)
         try:
             if refusal is not None:
-                await error_reply(refusal)(scope, receive, marked)
+                await error_reply(refusal, 431 if refusal.reason == "TOO_LARGE" else None)(scope, receive, marked)
             else:
                 await self._app(scope, receive, marked)
         except Exception as error:
@@ -64,6 +66,11 @@ class Guard:
         if headers.get("content-encoding", "identity").lower() != "identity":
             return InvalidInput.field("content-encoding", headers["content-encoding"], "no encoding of requests")
         return None
+
+    def _too_long(self, scope: Scope) -> MistudioError | None:
+        size = len(scope.get("raw_path") or b"") + len(scope["query_string"])
+        size += sum(len(name) + len(value) for name, value in scope["headers"])
+        return too_large(self._head_bytes) if size > self._head_bytes else None
 
 
 def _host_of(url: str) -> str | None:

@@ -149,11 +149,22 @@ def _success(binding: Binding, schemas: Schemas) -> dict[str, Any]:
     field = output.fields_by_name.get(binding.response_body)
     schema = schemas.field(field, request=False) if field else schemas.reference(output, request=False)
     if method.server_streaming:
-        events = {"type": "string", "description": "Server-Sent Events; each data line is one JSON object."}
-        return {
-            "200": {"description": text, "content": {"text/event-stream": {"schema": {**events, "x-data": schema}}}}
-        }
+        return {"200": {"description": text, "content": {"text/event-stream": {"schema": _event(schema)}}}}
     return {"200": _content(text, schema)}
+
+
+def _event(schema: Schema) -> Schema:
+    """One event of a stream: OpenAPI before 3.2 lets the schema of `text/event-stream` describe each event."""
+    data = {"anyOf": [schema, {"$ref": "#/components/schemas/Error"}]}
+    return {
+        "type": "object",
+        "required": ["data"],
+        "properties": {
+            "id": {"type": "string", "description": "Sequence of a durable event: the Last-Event-ID to go on from."},
+            "event": {"type": "string", "description": "What happened; `error` for an error, which ends the stream."},
+            "data": {"type": "string", "contentMediaType": "application/json", "contentSchema": data},
+        },
+    }
 
 
 def _content(text: str, schema: Schema) -> dict[str, Any]:

@@ -39,10 +39,12 @@ def after_start(
         result()
 
 
-def to_the_end(client: Client, jobs: Sequence[tuple[str, str]], *, home: Path | None, as_json: bool) -> None:
+def to_the_end(
+    client: Client, jobs: Sequence[tuple[str, str]], *, home: Path | None, as_json: bool, after: int = 0
+) -> None:
     """Watches jobs until all have ended. Exits with 130 where it was left; raises Failed where one did not complete."""
     try:
-        display = watching.watch(client, jobs, home=home, as_json=as_json)
+        display = watching.watch(client, jobs, home=home, as_json=as_json, after=after)
     except watching.Left:
         raise typer.Exit(watching.INTERRUPTED) from None
     view = watching.first_failure(display)

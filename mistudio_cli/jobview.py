@@ -62,26 +62,28 @@ class JobView:
 
     def apply(self, event: job_event_pb2.JobEvent) -> str | None:
         """Takes one event in; what to tell about it where it is durable, else None."""
-        kind = event.WhichOneof("event")
-        if kind == "snapshot":
-            self._snapshot(event.snapshot)
-        elif kind == "progress":
-            self._progress(event.progress, event.time.ToNanoseconds() / 1e9)
-        elif kind == "metric":
-            self.metrics |= {v.name: v.value for v in event.metric.values}
-            return f"step {event.metric.step}: {self.figures()}"
-        elif kind == "state":
-            return self._state(event.state)
-        elif kind == "attempt_change":
-            return _attempt(event.attempt_change)
-        elif kind in ("checkpoint", "artifact"):
-            return _artifact(kind, event.checkpoint if kind == "checkpoint" else event.artifact)
-        elif kind == "log":
-            self.note = event.log.message
-            return event.log.message
-        elif kind == "finished":
-            return self._finished(event.finished)
-        return None
+        told: str | None = None
+        match event.WhichOneof("event"):
+            case "snapshot":
+                self._snapshot(event.snapshot)
+            case "progress":
+                self._progress(event.progress, event.time.ToNanoseconds() / 1e9)
+            case "metric":
+                self.metrics |= {v.name: v.value for v in event.metric.values}
+                told = f"step {event.metric.step}: {self.figures()}"
+            case "state":
+                told = self._state(event.state)
+            case "attempt_change":
+                told = _attempt(event.attempt_change)
+            case "checkpoint":
+                told = _artifact("checkpoint", event.checkpoint)
+            case "artifact":
+                told = _artifact("artifact", event.artifact)
+            case "log":
+                told = self.note = event.log.message
+            case "finished":
+                told = self._finished(event.finished)
+        return told
 
     def figures(self) -> str:
         """The latest figures on one line: loss, L0, explained variance, dead features."""

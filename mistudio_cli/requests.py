@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mistudio_core.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import FieldDescriptor
+    from google.protobuf.descriptor import EnumDescriptor
     from google.protobuf.message import Message
 
 M = TypeVar("M", bound="Message")
@@ -28,7 +28,7 @@ def fill(message: M, values: Mapping[str, Any]) -> M:
             if field.is_repeated:
                 getattr(message, name).extend(value)
             else:
-                setattr(message, name, _enum(field, value) if field.enum_type is not None else value)
+                setattr(message, name, value if field.enum_type is None else _enum(name, field.enum_type, value))
         except (TypeError, ValueError) as error:
             raise InvalidInput.field(name, value, str(error)) from error
     return message
@@ -39,10 +39,10 @@ def new_request_id() -> str:
     return f"cli-{secrets.token_hex(8)}"
 
 
-def _enum(field: FieldDescriptor, value: str) -> int:
+def _enum(name: str, enum: EnumDescriptor, value: str) -> int:
     from mistudio_rpc.contract import short_name
 
-    numbers = {short_name(v): v.number for v in field.enum_type.values if v.number != 0}
+    numbers = {short_name(v): v.number for v in enum.values if v.number != 0}
     if value.lower() not in numbers:
-        raise InvalidInput.field(field.name, value, ", ".join(numbers))
+        raise InvalidInput.field(name, value, ", ".join(numbers))
     return int(numbers[value.lower()])

@@ -66,7 +66,9 @@ def only_one(home: Home) -> Iterator[bool]:
 
 
 def running(home: Home) -> bool:
-    """Whether a supervisor holds the home's lock."""
+    """Whether a supervisor holds the home's lock; makes nothing."""
+    if not (home.runtime / "up.lock").exists():
+        return False
     with only_one(home) as free:
         return not free
 
@@ -97,7 +99,8 @@ class Supervisor:
                 self._record(ready=True)
                 on_ready(found)
             while not self._stopping:
-                if any([child.tend() for child in (self.control, self.gateway)]):
+                restarted = [child.name for child in (self.control, self.gateway) if child.tend()]
+                if restarted:
                     self._record(ready=True)
                 time.sleep(_POLL_SECONDS)
         finally:

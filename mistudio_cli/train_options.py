@@ -12,6 +12,7 @@ import typer
 
 
 def option(name: str, text: str, default: str = "") -> Any:
+    """An option that says its default in words: it stands in the contract, not here."""
     return typer.Option(name, help=f"{text} Default: {default}." if default else text, show_default=False)
 
 

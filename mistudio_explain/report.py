@@ -32,7 +32,8 @@ _DEFINITIONS = (
     ("quality", "0.4 accuracy + 0.3 clarity + 0.2 consistency + 0.1 relevance"),
     (
         "accuracy",
-        "AUROC: how often a held-out text on which the feature fires scores above one on which it is silent, judged from the explanation's words alone (lexical-auroc/1); 95 % bootstrap interval in brackets",
+        "AUROC: how often a held-out text on which the feature fires scores above one on which it is silent, "
+        "judged from the explanation's words alone (lexical-auroc/1); 95 % bootstrap interval in brackets",
     ),
     ("clarity", "sentences, their length, the whole length, plain signs"),
     ("consistency", "whether it names the feature's keywords and whether its words stand in the top texts"),
@@ -167,10 +168,12 @@ def _insights(explanations: Sequence[Explanation]) -> list[str]:
         return ["There is nothing to say about no explanation."]
     verdicts = Counter(e.pattern_verification for e in done)
     kinds = Counter(e.pattern_category for e in done).most_common(1)[0]
+    relevance = Counter(e.business_relevance for e in done)
     lines = [
-        f"{verdicts['confirmed']} explanations are confirmed, {verdicts['partial']} in part, {verdicts['contradicted']} contradicted by held-out texts.",
+        f"{verdicts['confirmed']} explanations are confirmed, {verdicts['partial']} in part, "
+        f"{verdicts['contradicted']} contradicted by held-out texts.",
         f"The commonest kind of pattern is {kinds[0]} ({kinds[1]} features).",
-        f"{sum(e.business_relevance == 'high' for e in done)} features are of high, {sum(e.business_relevance == 'medium' for e in done)} of medium business relevance.",
+        f"{relevance['high']} features are of high, {relevance['medium']} of medium business relevance.",
     ]
     near = [e.quality_parts.accuracy_near for e in done if e.quality_parts.accuracy_near is not None]
     if near:

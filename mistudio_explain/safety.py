@@ -85,4 +85,4 @@ def business_relevance(evidence: FeatureEvidence) -> str:
     frequency = float(evidence.statistics.get("frequency", 0.0))
     weight = min(1.0, max(0.0, math.log10(max(frequency, 1e-9) * 1e5) / 3))
     value = evidence.coherence * _CATEGORY_WEIGHT.get(evidence.category, 0.6) * weight
-    return "high" if value >= 0.5 else "medium" if value >= 0.25 else "low"
+    return "high" if value >= 0.65 else "medium" if value >= 0.35 else "low"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from mistudio_core.corpus.words import stem
 from mistudio_find.corpus_index import Array, CorpusIndex
 from mistudio_find.topics import TopicSpace
 
@@ -22,7 +23,9 @@ _SAMPLE = 3000
 _NULL_SETS = 200
 _NULL_QUANTILE = 0.95
 _LIKE_LOW, _LIKE_HIGH = 0.98, 0.998
-_SAME_WORD, _SAME_TOKEN, _COMMON_SHARE = 0.6, 0.5, 0.3
+_COSINE_LOW, _COSINE_HIGH = 0.45, 0.65
+_SAME_WORD, _SAME_TOKEN, _COMMON_SHARE = 0.7, 0.5, 0.3
+_RARE = 1e-4
 
 
 def tier(coherence: float) -> str:
@@ -44,8 +47,10 @@ class CoherenceMeter:
     """Cosine that 2 % of random pairs of windows exceed: likeness begins."""
     like_high: float
     """Cosine that 0.2 % of random pairs exceed: fully alike."""
-    word_weights: Array
-    """float32 (units,): likeness of two texts whose activating tokens are in this word."""
+    unit_stems: Array
+    """int64 (units,): the stem of each unit, under which forms of one word meet."""
+    stem_weights: Array
+    """float32 (stems,): likeness of two texts whose activating tokens are in words of this stem."""
     token_weights: Array
     """float32 (ids,): likeness of two texts whose activating tokens are this one."""
     sample_vectors: Array
@@ -75,7 +80,7 @@ class CoherenceMeter:
         """Mean likeness over all pairs of different texts, 0 to 1."""
         alike = np.clip((vectors @ vectors.T - self.like_low) / (self.like_high - self.like_low), 0, 1)
         for keys, weights in (
-            (self.index.token_unit[tokens], self.word_weights),
+            (self.unit_stems[self.index.token_unit[tokens]], self.stem_weights),
             (self.index.token_ids[tokens], self.token_weights),
         ):
             np.maximum(alike, np.where(keys[:, None] == keys, weights[keys], 0), out=alike)
@@ -101,13 +106,15 @@ def build_meter(index: CorpusIndex, topics: TopicSpace, doc_tokens: Array, *, se
     tokens = doc_tokens[docs] + (rng.random(len(docs)) * lengths[docs]).astype(np.int64)
     vectors = topics.windows(index, index.token_word[tokens], docs)
     low, high = _likeness_bounds(vectors, docs)
+    unit_stems = _unit_stems(index)
     return CoherenceMeter(
         index=index,
         topics=topics,
         like_low=low,
         like_high=high,
-        word_weights=_word_weights(index),
-        token_weights=_token_weights(index),
+        unit_stems=unit_stems,
+        stem_weights=_weights(_SAME_WORD, unit_stems[index.token_unit]),
+        token_weights=_weights(_SAME_TOKEN, index.token_ids),
         sample_vectors=vectors,
         sample_tokens=tokens,
         seed=seed,
@@ -115,33 +122,28 @@ def build_meter(index: CorpusIndex, topics: TopicSpace, doc_tokens: Array, *, se
 
 
 def _likeness_bounds(vectors: Array, docs: Array) -> tuple[float, float]:
-    """Cosines that 2 % and 0.2 % of pairs of windows of different documents exceed."""
+    """Cosines that 2 % and 0.2 % of pairs of windows of different documents exceed, at most 0.45 and 0.65."""
     cosines = (vectors @ vectors.T)[docs[:, None] < docs]
     if not len(cosines):
         return 0.5, 0.9
     low, high = np.quantile(cosines, [_LIKE_LOW, _LIKE_HIGH])
-    # A tiny or monotone corpus has pairs that all look alike: then only near copies count.
-    high = max(float(high), 0.3)
-    return min(float(low), high - 0.05), high
+    # The caps are for a corpus of few topics, where many random pairs share one: chance is taken off
+    # later. The floor is for a corpus without topics.
+    high = min(max(float(high), 0.3), _COSINE_HIGH)
+    return min(float(low), high - 0.05, _COSINE_LOW), high
 
 
-def _word_weights(index: CorpusIndex) -> Array:
-    """0.6 for words in at most 0.1 % of documents, falling with the logarithm to 0.18 for the commonest."""
-    size = int(index.token_unit.max(initial=-1)) + 1
-    rarity = np.zeros(max(size, len(index.vocabulary)), np.float32)
-    rarity[: len(index.vocabulary)] = index.idf() / np.log(min(1000, index.evidence_documents + 2))
-    return _weights(_SAME_WORD, rarity)
+def _unit_stems(index: CorpusIndex) -> Array:
+    """int64 (units,): units of one stem share a number, and so do all numbers; tokens in no word keep their own."""
+    numbers: dict[str, int] = {}
+    stems = [numbers.setdefault("0" if word.isdigit() else stem(word), len(numbers)) for word in index.vocabulary]
+    size = max(int(index.token_unit.max(initial=-1)) + 1, len(stems))
+    return np.concatenate([np.array(stems, np.int64), np.arange(len(stems), size)])
 
 
-def _token_weights(index: CorpusIndex) -> Array:
-    """0.5 for ids that are at most 0.01 % of all tokens, falling to 0.15 for the commonest: a part of a word."""
-    counts = np.bincount(index.token_ids)
-    rarity = np.log(max(1, len(index.token_ids)) / np.maximum(1, counts)) / np.log(
-        min(10_000, len(index.token_ids) + 2)
-    )
-    return _weights(_SAME_TOKEN, rarity)
-
-
-def _weights(most: float, rarity: Array) -> Array:
-    weights: Array = most * (_COMMON_SHARE + (1 - _COMMON_SHARE) * np.clip(rarity, 0, 1))
+def _weights(most: float, keys: Array) -> Array:
+    """Likeness by key: `most` for keys of at most 0.01 % of all tokens, falling with the logarithm to 0.3 of it."""
+    shares = np.bincount(keys) / max(1, len(keys))
+    rarity = np.log(np.maximum(shares, _RARE)) / np.log(_RARE)
+    weights: Array = (most * (_COMMON_SHARE + (1 - _COMMON_SHARE) * rarity)).astype(np.float32)
     return weights

@@ -34,6 +34,7 @@ _FORMULA = re.compile(r"(^|[,;|\t\r\n\"'])(\s*)([=+\-@＝＋－＠])")
 # Spreadsheets cannot show them and some parse around them: C0, C1, bidi controls, the byte-order mark.
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]")
 _LONGEST = 2000
+_SPACES = str.maketrans("\t\r\n", "   ")
 
 
 def cell(value: object) -> str:
@@ -42,7 +43,7 @@ def cell(value: object) -> str:
         return "true" if value else "false"
     if isinstance(value, int | float):
         return repr(value)
-    text = _INVISIBLE.sub("\ufffd", str(value)[:_LONGEST]).replace("\t", " ").replace("\n", " ")
+    text = _INVISIBLE.sub("\ufffd", str(value)[:_LONGEST].translate(_SPACES))
     text = _FORMULA.sub(r"\1'\2\3", text)
     return '"' + text.replace('"', '""') + '"'
 

@@ -57,8 +57,10 @@ class TokenTable:
 
     def real_tokens(self) -> Array:
         """int64 (D,): real tokens of each document."""
-        cumulated = np.concatenate([np.zeros(1, np.int64), np.cumsum(~self.special_T, dtype=np.int64)])
-        return np.diff(cumulated[self.sequence_offsets_S[self.document_offsets_D]])
+        if not self.n_documents:
+            return np.zeros(0, np.int64)
+        firsts_D = self.sequence_offsets_S[self.document_offsets_D[:-1]]
+        return np.asarray(np.add.reduceat(~self.special_T, firsts_D, dtype=np.int64))
 
     def sequences(self, documents: Iterable[int]) -> list[tuple[int, int]]:
         """(first, past-last) token of every sequence of the documents, in their order."""

@@ -117,7 +117,7 @@ function fillCard(box, path, verb, operation) {
   if (file) box.append(file);
   box.append(tryForm(path, verb, operation, inputs, body, file));
   for (const [media, { schema = {} }] of Object.entries(operation.responses["200"].content || {})) {
-    box.append(make("h3", { textContent: `Answer: ${media}` }), schemaTable(schema["x-data"] || schema));
+    box.append(make("h3", { textContent: `Answer: ${media}` }), schemaTable(schema.properties?.data?.contentSchema || schema));
   }
 }
 

@@ -33,6 +33,7 @@ HEARTBEAT_SECONDS = 0.5
 METRIC_SECONDS = 1.0
 CALL_SECONDS = 10.0
 GRACE_SECONDS = 600.0
+LOST_SECONDS = 5.0
 _BUFFER = 500
 
 
@@ -119,17 +120,24 @@ class Reporter:
             except Unavailable:
                 unreachable = True
                 if clock.monotonic() - last_contact > GRACE_SECONDS:
-                    self.lost = True
+                    self._lose()
                     return
             except MistudioError as error:
                 log.warning("report refused: %s", error.message)
-                self.lost = isinstance(error, StaleAttempt)
-                if self.lost:
+                if isinstance(error, StaleAttempt):
+                    self._lose()
                     return
             pause = FLUSH_SECONDS - (clock.monotonic() - last_sent)
             if pause > 0 and not self._closing:
                 threading.Event().wait(pause)
             last_sent = clock.monotonic()
+
+    def _lose(self) -> None:
+        """The job is someone else's now: the main thread gets a moment to stop by itself, then all ends."""
+        self.lost = True
+        threading.Event().wait(LOST_SECONDS)
+        log.warning("ended: this worker lost its job")
+        os._exit(0)
 
     def _flush(self, *, final: bool) -> None:
         """Sends what waits; an empty batch renews the lease. What fails to go out stays for the next time."""

@@ -6,9 +6,10 @@ or the home directory. Nothing here reads what is inside of a file.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ class HubRepo:
     """Whether its files need a token."""
     files: tuple[str, ...]
     """Paths in the repository."""
+    offline: bool = False
+    """Whether only the local cache may be used."""
 
 
 def is_offline() -> bool:
@@ -47,6 +50,26 @@ def repo(name: str, token: Secret | None) -> HubRepo:
         info = HfApi(endpoint=_endpoint()).model_info(name, token=_token(token), timeout=_TIMEOUT_S)
     files = tuple(sorted(s.rfilename for s in info.siblings or ()))
     return HubRepo(name=name, revision=str(info.sha), gated=bool(info.gated or info.private), files=files)
+
+
+def cached_repo(name: str, cache_dir: Path | None) -> HubRepo:
+    """A repository as the local cache has it, for HF_HUB_OFFLINE. Raises Unavailable where it has none."""
+    from huggingface_hub import constants
+
+    root = (cache_dir or Path(constants.HF_HUB_CACHE)) / ("models--" + name.replace("/", "--"))
+    main = root / "refs" / "main"
+    snapshots = sorted((p for p in root.glob("snapshots/*/config.json")), key=lambda p: p.stat().st_mtime_ns)
+    revision = main.read_text().strip() if main.is_file() else ""
+    if not (root / "snapshots" / revision / "config.json").is_file():
+        if not snapshots:
+            raise _unreachable(name, "HF_HUB_OFFLINE is set and the model is not in the local cache")
+        revision = snapshots[-1].parent.name
+    folder = root / "snapshots" / revision
+    files = {p.name for p in folder.iterdir()}
+    for index in folder.glob("*.safetensors.index.json"):
+        with suppress(ValueError, TypeError, AttributeError, KeyError):
+            files.update(map(str, json.loads(index.read_bytes())["weight_map"].values()))
+    return HubRepo(name=name, revision=revision, gated=False, files=tuple(sorted(files)), offline=True)
 
 
 def fetch(

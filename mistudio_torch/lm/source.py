@@ -11,10 +11,11 @@ import importlib.util
 import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mistudio_core.errors import InvalidInput, NotFound, Unsupported
+from mistudio_core.errors import InvalidInput, NotFound, Unavailable, Unsupported
 from mistudio_core.secret import Secret
 from mistudio_torch.lm import hub
 from mistudio_torch.lm.facts import (
@@ -83,6 +84,7 @@ class ModelSource:
                 revision=self.repo.revision,
                 token=self.token,
                 cache_dir=self.cache_dir,
+                offline=self.repo.offline,
                 watch=self.watch,
             )
         path = (self.folder or Path()) / file
@@ -114,10 +116,7 @@ def resolve(
     if folder is None:
         if not _HUB_ID.match(name) or ".." in name:
             raise not_found(name, "it is no hub id, and no folder of that name lies under the model root")
-        if hub.is_offline():
-            folder = hub.fetch(name, "config.json", revision="main", cache_dir=cache_dir, offline=True).parent
-        else:
-            repository = hub.repo(name, token)
+        repository = hub.cached_repo(name, cache_dir) if hub.is_offline() else hub.repo(name, token)
     return ModelSource(name=name, folder=folder, repo=repository, token=token, cache_dir=cache_dir, watch=watch)
 
 
@@ -246,7 +245,11 @@ def _hub_totals(source: ModelSource, shards: dict[str, list[str] | None]) -> tup
     tensors = {}
     if len(shards) <= _SHARDS_INSPECTED:
         for file in sorted(shards):
-            tensors.update(hub.tensors(source.repo, file, source.token))
+            if not source.repo.offline:
+                tensors.update(hub.tensors(source.repo, file, source.token))
+                continue
+            with suppress(Unavailable, ValueError, KeyError, TypeError):  # only what the cache has
+                tensors.update(parse_header(read_header(source.path(file))))
     return sum_tensors(tensors), source.repo.revision
 
 

@@ -22,7 +22,7 @@ class TopKSae(Sae):
     @torch.no_grad()
     def encode(self, x_BD: Tensor) -> SparseCodes:
         """See Sae. At most K codes a token; a kept pre-activation <= 0 is no code."""
-        top = self.pre_activations(x_BD).topk(self.shape.k, dim=1)
+        top = self.pre_activations(x_BD).topk(self.shape.k, dim=1, sorted=False)
         token_N, column_N = torch.nonzero(top.values > 0, as_tuple=True)
         return SparseCodes(token_N, top.indices[token_N, column_N], top.values[token_N, column_N])
 

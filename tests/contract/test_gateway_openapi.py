@@ -20,13 +20,30 @@ from mistudio_rpc.contract import installed
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = """
-GET /health; GET /gpu/status; POST /api/v1/train; GET /api/v1/train/{job_id}/status; GET /api/v1/train/{job_id}/result;
-GET /api/v1/jobs; GET /api/v1/check-memory/{model_name}; POST /api/v1/upload; POST /api/v1/validate-model;
-POST /api/v1/find; GET /api/v1/find/{job_id}/status; GET /api/v1/find/{job_id}/result; GET /api/v1/find/{job_id}/features;
-GET /api/v1/find/{job_id}/features/{feature_id}; GET /api/v1/find/{job_id}/export/{format}; GET /api/v1/find/{job_id}/bundle;
-GET /api/v1/find/{job_id}/compare/{other}; GET /api/v1/find/history; GET /api/v1/find/search;
-POST /api/v1/explain; GET /api/v1/explain/{job_id}/explanations; GET /api/v1/explain/{job_id}/report.{format};
-POST /api/v1/jobs/{job_id}/cancel; GET /api/v1/jobs/{job_id}/events
+GET /health;
+GET /gpu/status;
+POST /api/v1/train;
+GET /api/v1/train/{job_id}/status;
+GET /api/v1/train/{job_id}/result;
+GET /api/v1/jobs;
+GET /api/v1/check-memory/{model_name};
+POST /api/v1/upload;
+POST /api/v1/validate-model;
+POST /api/v1/find;
+GET /api/v1/find/{job_id}/status;
+GET /api/v1/find/{job_id}/result;
+GET /api/v1/find/{job_id}/features;
+GET /api/v1/find/{job_id}/features/{feature_id};
+GET /api/v1/find/{job_id}/export/{format};
+GET /api/v1/find/{job_id}/bundle;
+GET /api/v1/find/{job_id}/compare/{other};
+GET /api/v1/find/history;
+GET /api/v1/find/search;
+POST /api/v1/explain;
+GET /api/v1/explain/{job_id}/explanations;
+GET /api/v1/explain/{job_id}/report.{format};
+POST /api/v1/jobs/{job_id}/cancel;
+GET /api/v1/jobs/{job_id}/events
 """
 
 

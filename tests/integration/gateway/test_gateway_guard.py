@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import dataclasses
+import ssl
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import grpc
+import grpc.aio
 import httpx
 import pytest
 from gateway_backend import client_of
+from mistudio.train.v1 import train_service_pb2, train_service_pb2_grpc
 
 from gateway.config import GatewayConfig
 from mistudio_core.errors import InvalidInput, Unavailable
+from mistudio_rpc.channel import Tls, open_channel
 
 
 @pytest.mark.parametrize(
@@ -93,3 +99,79 @@ def test_lean_imports() -> None:
     loaded = set(done.stdout.split())
     assert not loaded & {"torch", "numpy", "fastapi", "httpx", "sqlalchemy", "protovalidate", "transformers"}
     assert not {m for m in loaded if m.startswith(("mistudio_train", "mistudio_find", "mistudio_explain"))}
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> Tls:
+    folder = tmp_path_factory.mktemp("tls")
+    certificate, key = folder / "cert.pem", folder / "key.pem"
+    command = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
+    command += ["-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate)]
+    subprocess.run(command, check=True, capture_output=True)
+    return Tls(certificate=certificate, key=key)
+
+
+async def test_tls(start, certificate: Tls) -> None:
+    gateway = await start(tls=certificate, http_address="0.0.0.0:0", grpc_address="0.0.0.0:0")
+    assert gateway.endpoints()["url"].startswith("https://")
+    trusted = ssl.create_default_context(cafile=str(certificate.certificate))
+    async with httpx.AsyncClient(verify=trusted, trust_env=False) as client:
+        port = gateway.http_address.rpartition(":")[2]
+        assert (await client.get(f"https://localhost:{port}/health")).status_code == 200
+        with pytest.raises(httpx.TransportError):
+            await client.get(f"http://localhost:{port}/health")
+    port = gateway.grpc_address.rpartition(":")[2]
+    async with open_channel(f"localhost:{port}", Tls(authority=certificate.certificate)) as channel:
+        stub = train_service_pb2_grpc.TrainServiceStub(channel)
+        assert (await stub.GetHealth(train_service_pb2.GetHealthRequest())).status == "healthy"
+        with pytest.raises(grpc.aio.AioRpcError) as caught:  # reflection is for loopback only
+            await channel.stream_stream("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo")().read()
+        assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_mutual_tls(start, certificate: Tls) -> None:
+    gateway = await start(tls=dataclasses.replace(certificate, authority=certificate.certificate))
+    trusted = ssl.create_default_context(cafile=str(certificate.certificate))
+    async with httpx.AsyncClient(verify=trusted, trust_env=False) as client:
+        with pytest.raises(httpx.TransportError):
+            await client.get(f"https://{gateway.http_address}/health")
+    trusted.load_cert_chain(str(certificate.certificate), str(certificate.key))
+    async with httpx.AsyncClient(verify=trusted, trust_env=False) as client:
+        assert (await client.get(f"https://{gateway.http_address}/health")).status_code == 200
+    for tls, served in ((certificate, True), (Tls(), False)):
+        own = dataclasses.replace(tls, authority=certificate.certificate)
+        async with open_channel(gateway.grpc_address, own) as channel:
+            stub = train_service_pb2_grpc.TrainServiceStub(channel)
+            if served:
+                await stub.GetHealth(train_service_pb2.GetHealthRequest(), timeout=5)
+            else:
+                with pytest.raises(grpc.aio.AioRpcError):
+                    await stub.GetHealth(train_service_pb2.GetHealthRequest(), timeout=5)
+
+
+async def test_docs_page_loads_nothing_from_elsewhere(http: httpx.AsyncClient) -> None:
+    page = await http.get("/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "default-src 'none'; script-src 'self'" in page.headers["content-security-policy"]
+    for path in ("/docs/page.css", "/docs/page.js"):
+        assert path in page.text and (await http.get(path)).status_code == 200
+    text = page.text + (await http.get("/docs/page.js")).text + (await http.get("/docs/page.css")).text
+    assert "http://" not in text and "https://" not in text and "innerHTML" not in text
+    assert (await http.get("/openapi.json")).json()["openapi"].startswith("3.1")
+
+
+async def test_long_heads_are_refused(http: httpx.AsyncClient) -> None:
+    assert (await http.get("/health", headers={"x-a": "a" * 12_000})).status_code == 200
+    for size in (16 * 1024, 70_000):
+        reply = await http.get("/health", headers={"x-a": "a" * size})
+        assert (reply.status_code, reply.json()["reason"]) == (431, "TOO_LARGE")
+
+
+async def test_compressed_calls_are_refused(channel: grpc.aio.Channel) -> None:
+    call = channel.unary_unary("/mistudio.train.v1.TrainService/ValidateModel")
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(
+            train_service_pb2.ValidateModelRequest(model_name="a" * 10_000).SerializeToString(),
+            compression=grpc.Compression.Gzip,
+        )
+    assert caught.value.code() in {grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL}

@@ -27,7 +27,9 @@ def message(file: Any, name: str, *fields: tuple[str, int, str]) -> Any:
     return made
 
 
-def rpc(service: Any, name: str, request: str, reply: str, path: str, *, stream: bool = False, policy: bool = True) -> None:
+def rpc(
+    service: Any, name: str, request: str, reply: str, path: str, *, stream: bool = False, policy: bool = True
+) -> None:
     made = service.method.add(
         name=name, input_type=f".{PACKAGE}.{request}", output_type=f".{PACKAGE}.{reply}", server_streaming=stream
     )

@@ -87,6 +87,13 @@ def test_only_shards_of_kept_blocks_are_downloaded_and_then_work_offline(hub, tm
     assert lm.facts.revision == fakehub.COMMIT
     cached = {p.name for p in (tmp_path / "cache").rglob("*.safetensors")}
     assert cached == {"rest.safetensors", "block0.safetensors", "block1.safetensors"}
+    requests = len(hub.requests)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    offline = load_lm("a/sharded", 1, cache_dir=tmp_path / "cache")
+    assert offline.facts.revision == fakehub.COMMIT and len(hub.requests) == requests
+    for layer, name in ((2, "a/sharded"), (0, "a/tiny")):
+        with pytest.raises(Unavailable):
+            load_lm(name, layer, cache_dir=tmp_path / "cache")
     local = load_lm("llama", 1, model_root=hub.folders["a/tiny"].parent)
     assert all(torch.equal(a, b) for a, b in zip(lm.model.parameters(), local.model.parameters(), strict=True))
 

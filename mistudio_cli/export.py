@@ -1,0 +1,115 @@
+"""`mistudio export`: saves what a job made: an analysis, explanations, a report, or a trained SAE's files."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from mistudio_cli import options
+from mistudio_core.errors import Corrupt, InvalidInput
+
+if TYPE_CHECKING:
+    from mistudio_rpc.client import Client
+
+_FORMATS = {"train": "safetensors", "find": "json or csv", "explain": "json or html"}
+
+
+def export(
+    job_id: Annotated[str, typer.Argument(help="A completed job.", show_default=False)],
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            help="find: json, csv; explain: json, html; train: safetensors (the SAE, SAELens layout).",
+            show_default=False,
+        ),
+    ] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "--output", "-o", help="File to write (train: folder); default: its own name.", show_default=False
+        ),
+    ] = None,
+    home: options.Home = None,
+    address: options.Address = None,
+    as_json: options.Json = False,
+) -> None:
+    """Download what a completed job made."""
+    from mistudio_cli.output import emit, say
+    from mistudio_cli.session import connect
+    from mistudio_core.ids import service_of
+
+    service = service_of(job_id)
+    with connect(home, address) as client:
+        if service == "train":
+            saved = save_sae(client, job_id, form or "safetensors", output or Path(job_id))
+        else:
+            saved = [save_export(client, service, job_id, form or "json", output)]
+    if as_json:
+        emit({"files": [str(path) for path in saved]})
+    else:
+        for path in saved:
+            say(str(path))
+
+
+def save_export(client: Client, service: str, job_id: str, form: str, target: Path | None) -> Path:
+    """Saves an analysis or explanations; whole and verified, or not at all. Raises Corrupt."""
+    import grpc
+
+    from mistudio_rpc.status import from_rpc_error
+
+    try:
+        return _save(_parts(client, service, job_id, form), target)
+    except grpc.RpcError as error:
+        raise from_rpc_error(error) from error
+
+
+def save_sae(client: Client, job_id: str, form: str, folder: Path) -> list[Path]:
+    """Saves the files of a trained SAE into a folder."""
+    from mistudio.artifact.v1 import artifact_pb2
+    from mistudio.train.v1 import train_service_pb2
+
+    if form != "safetensors":
+        raise InvalidInput.field("format", form, "safetensors", "Find and Explain jobs export tables and reports.")
+    result = client.train.GetTrainingResult(train_service_pb2.GetTrainingResultRequest(job_id=job_id))
+    sae = next(a for a in result.artifacts if a.kind == artifact_pb2.ARTIFACT_KIND_SAE)
+    folder.mkdir(parents=True, exist_ok=True)
+    return [client.download(f"{sae.uri}/{file.name}", folder / file.name) for file in sae.files]
+
+
+def _parts(client: Client, service: str, job_id: str, form: str) -> Iterator[Any]:
+    from mistudio.explain.v1 import explain_service_pb2
+    from mistudio.find.v1 import find_service_pb2
+
+    from mistudio_cli.requests import fill
+
+    values = {"job_id": job_id, "format": form}
+    if service == "find":
+        yield from client.find.ExportFeatures(fill(find_service_pb2.ExportFeaturesRequest(), values))
+    elif service == "explain":
+        yield from client.explain.ExportExplanations(fill(explain_service_pb2.ExportExplanationsRequest(), values))
+    else:
+        known = ", ".join(f"{name} ({forms})" for name, forms in _FORMATS.items())
+        raise InvalidInput.field("job", job_id, f"a job of {known}")
+
+
+def _save(parts: Iterator[Any], target: Path | None) -> Path:
+    header = next(parts).header
+    path = target or Path(Path(header.filename).name)
+    part = path.with_name(path.name + ".part")
+    digest = hashlib.sha256()
+    try:
+        with part.open("wb") as handle:
+            for message in parts:
+                handle.write(message.chunk.data)
+                digest.update(message.chunk.data)
+        if header.sha256 and digest.hexdigest() != header.sha256:
+            raise Corrupt(f"{path.name} arrived with another SHA-256 than was announced. Export it again.")
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
