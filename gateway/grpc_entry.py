@@ -21,6 +21,7 @@ from grpc_status import rpc_status
 from gateway.config import GatewayConfig, is_loopback, split_address
 from gateway.exchange import FORWARDED
 from gateway.routing import Router, stopping
+from gateway.verdict import true_status
 from mistudio_core.errors import MistudioError, NotFound, Unavailable
 from mistudio_rpc import status
 from mistudio_rpc.channel import LIMITS
@@ -112,7 +113,8 @@ class _Calls:
         with _Outcome() as outcome:
             start: Any = self._router.channel(self._method, None).stream_unary(self._method.path)
             call = start(requests, metadata=_metadata(context), timeout=context.time_remaining())
-            return await _reply(call, context)
+            async with true_status(call):
+                return await _reply(call, context)
         return await outcome.fail(context)
 
     async def _stream(self, request: bytes, context: Any) -> None:

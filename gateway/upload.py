@@ -19,6 +19,7 @@ from gateway.json_in import unknown_field
 from gateway.json_out import to_json
 from gateway.multipart import FilePart
 from gateway.replies import json_reply
+from gateway.verdict import true_status
 from mistudio_rpc.contract import Method, chunk_field, header_field
 
 
@@ -33,8 +34,9 @@ async def upload(exchange: Exchange) -> Response:
     )
     call = stream(metadata=exchange.metadata())
     try:
-        await _send(exchange, call, part)
-        response: Message = await call
+        async with true_status(call):
+            await _send(exchange, call, part)
+            response: Message = await call
     except BaseException:
         await _spoil(call, method)
         raise

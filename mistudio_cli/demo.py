@@ -135,7 +135,7 @@ def _seconds(client: Client, made: Pipeline) -> dict[str, float]:
 
 
 def _show(results: Results, files: dict[str, Path], seconds: dict[str, float], *, as_json: bool) -> None:
-    from mistudio_cli.output import console, emit, facts_table, message_json, seconds_text
+    from mistudio_cli.output import emit, facts_table, message_json, seconds_text, show
     from mistudio_cli.summary import best_json, best_table
 
     stats = results.train.training_stats
@@ -149,8 +149,7 @@ def _show(results: Results, files: dict[str, Path], seconds: dict[str, float], *
         }
         emit(report)
         return
-    out = console()
-    out.print(best_table(results.best))
+    show(best_table(results.best))
     facts: dict[str, object] = {
         "explained variance": f"{stats.explained_variance:.3f} (held-out text, L0 {stats.l0:.1f})",
         "features": f"{results.find.total_features}, {results.find.live_features} live; "
@@ -159,4 +158,4 @@ def _show(results: Results, files: dict[str, Path], seconds: dict[str, float], *
         "time": ", ".join(f"{name} {seconds_text(value)}" for name, value in seconds.items()),
     }
     facts |= {name: path.resolve() for name, path in files.items()}
-    out.print(facts_table(facts))
+    show(facts_table(facts))

@@ -32,7 +32,7 @@ def list_jobs(
     as_json: options.Json = False,
 ) -> None:
     """List jobs, newest first."""
-    from mistudio_cli.output import console, emit, message_json, table
+    from mistudio_cli.output import emit, message_json, show, table
     from mistudio_cli.session import connect
 
     with connect(home, address) as client:
@@ -42,7 +42,7 @@ def list_jobs(
         emit({"jobs": [message_json(job) for job in found]})
         return
     columns = ("job", "status", "progress", "model", "note")
-    console().print(table("", columns, [_row(job) for job in found], right=("progress",)))
+    show(table("", columns, [_row(job) for job in found], right=("progress",)))
 
 
 @app.command("get")
@@ -109,7 +109,7 @@ def _row(job: job_pb2.Job) -> tuple[object, ...]:
 
 def _show(job: job_pb2.Job, *, as_json: bool) -> None:
     from mistudio_cli.jobview import status_name
-    from mistudio_cli.output import console, emit_message, facts_table, seconds_text
+    from mistudio_cli.output import emit_message, facts_table, seconds_text, show
 
     if as_json:
         emit_message(job)
@@ -129,4 +129,4 @@ def _show(job: job_pb2.Job, *, as_json: bool) -> None:
     facts |= {name: value for name, value in extra.items() if value}
     if job.HasField("error"):
         facts["error"] = f"{job.error.reason}: {job.error.message}"
-    console().print(facts_table(facts))
+    show(facts_table(facts))

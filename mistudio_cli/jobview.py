@@ -136,16 +136,16 @@ class JobView:
 
     def _state(self, change: job_event_pb2.StateChange) -> str:
         self.status, self.note = status_name(change.status), change.message
-        return self.status + (f": {change.message}" if change.message else "")
+        return f"state {self.status}" + (f": {change.message}" if change.message else "")
 
     def _finished(self, end: job_event_pb2.JobFinished) -> str:
         self.status, self.finished, self.note = status_name(end.status), True, ""
         if end.HasField("error"):
             self.error = (end.error.reason, end.error.message)
-            return f"{self.status}: {end.error.reason}: {end.error.message}"
+            return f"finished: {self.status}: {end.error.reason}: {end.error.message}"
         if self.status == "completed":
             self.fraction = 1.0
-        return self.status
+        return f"finished: {self.status}"
 
 
 def status_name(status: int) -> str:

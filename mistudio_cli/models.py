@@ -53,7 +53,7 @@ def check(
 
 
 def _show(valid: train_service_pb2.ValidateModelResponse, memory: train_service_pb2.CheckMemoryResponse | None) -> None:
-    from mistudio_cli.output import console, facts_table, table
+    from mistudio_cli.output import facts_table, show, table
 
     facts: dict[str, object] = {
         "model": valid.model_name,
@@ -69,9 +69,8 @@ def _show(valid: train_service_pb2.ValidateModelResponse, memory: train_service_
             "hidden size": shape.hidden_size,
             "vocabulary": shape.vocab_size,
         }
-    out = console()
     if memory is None:
-        out.print(facts_table(facts))
+        show(facts_table(facts))
         return
     found, advice = memory.memory_check, memory.optimization_suggestions
     enough = "enough" if found.sufficient else "not enough"
@@ -79,13 +78,13 @@ def _show(valid: train_service_pb2.ValidateModelResponse, memory: train_service_
         "memory": f"{found.required_gb:.2f} GB needed, {found.available_gb:.2f} GB free: {enough}",
         "suggested": f"batch size {advice.batch_size}, sequences of {advice.max_sequence_length} tokens",
     }
-    out.print(facts_table(facts))
+    show(facts_table(facts))
     rows = [
         (name, _yes(gpu.compatible), _yes(gpu.memory_sufficient), _yes(gpu.recommended))
         for name, gpu in sorted(memory.gpu_compatibility.items())
     ]
     if rows:
-        out.print(table("GPUs", ("gpu", "compatible", "memory", "recommended"), rows))
+        show(table("GPUs", ("gpu", "compatible", "memory", "recommended"), rows))
 
 
 def _yes(value: bool) -> str:

@@ -15,7 +15,7 @@ from mistudio_core.errors import MistudioError
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
-    from rich.console import Console
+    from rich.console import Console, RenderableType
     from rich.table import Table
 
 PIPE_WIDTH = 200
@@ -34,6 +34,19 @@ def console(*, stderr: bool = False) -> Console:
         force_terminal=None if terminal else False,
         highlight=False,
     )
+
+
+def show(*pictures: RenderableType) -> None:
+    """Prints tables; on a pipe without the blanks that fill a terminal's width."""
+    target = console()
+    if target.is_terminal:
+        target.print(*pictures, sep="\n")
+        return
+    with target.capture() as captured:
+        for picture in pictures:
+            target.print(picture)
+    lines = (line.rstrip() for line in captured.get().splitlines())
+    say("\n".join(lines))
 
 
 def say(text: str, *, stderr: bool = False) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from mistudio_core.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from google.protobuf.descriptor import EnumDescriptor
     from google.protobuf.message import Message
 
 M = TypeVar("M", bound="Message")
@@ -39,7 +38,7 @@ def new_request_id() -> str:
     return f"cli-{secrets.token_hex(8)}"
 
 
-def _enum(name: str, enum: EnumDescriptor, value: str) -> int:
+def _enum(name: str, enum: Any, value: str) -> int:
     from mistudio_rpc.contract import short_name
 
     numbers = {short_name(v): v.number for v in enum.values if v.number != 0}

@@ -83,7 +83,7 @@ def _answers(client: Client) -> dict[str, Any]:
 
 
 def _show(report: Mapping[str, Any]) -> None:
-    from mistudio_cli.output import console, facts_table
+    from mistudio_cli.output import facts_table, show
 
     facts: dict[str, object] = {"home": report["home"], "version": report["version"]}
     for name, process in report["processes"].items():
@@ -97,7 +97,7 @@ def _show(report: Mapping[str, Any]) -> None:
         facts[f"{service} jobs"] = ", ".join(f"{number} {name}" for name, number in counts.items())
     for index, gpu in report.get("gpu", {}).get("gpus", {}).items():
         facts[f"GPU {index}"] = f"{gpu['name']}, {gpu['free_gb']:.1f} GB free"
-    console().print(facts_table(facts))
+    show(facts_table(facts))
 
 
 def _state(report: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mistudio_cli.output import console, count_text, facts_table, message_json, seconds_text, table
+from mistudio_cli.output import count_text, facts_table, message_json, seconds_text, show, table
 
 if TYPE_CHECKING:
     from mistudio.explain.v1 import explain_service_pb2
@@ -26,14 +26,13 @@ def show_training(result: train_service_pb2.GetTrainingResultResponse) -> None:
         "SAE": result.model_path,
         "activations": result.activations_path,
     }
-    out = console()
-    out.print(facts_table(facts))
+    show(facts_table(facts))
     rows = [
         (g.name, f"{g.value:.3g}", g.threshold, "pass" if g.passed else "warn", "" if g.passed else g.remedy)
         for g in stats.quality_gates
     ]
     if rows:
-        out.print(table("Quality gates", ("gate", "value", "passes at", "verdict", "remedy"), rows, right=("value",)))
+        show(table("Quality gates", ("gate", "value", "passes at", "verdict", "remedy"), rows, right=("value",)))
 
 
 def show_find(result: find_service_pb2.GetFindResultResponse) -> None:
@@ -46,15 +45,14 @@ def show_find(result: find_service_pb2.GetFindResultResponse) -> None:
         "time": seconds_text(result.processing_time_seconds),
         "analysis": result.feature_analysis_path,
     }
-    console().print(facts_table(facts))
+    show(facts_table(facts))
 
 
 def show_explain(
     result: explain_service_pb2.GetExplainResultResponse, best: explain_service_pb2.ListExplanationsResponse
 ) -> None:
     """The best features with explanation and measured quality, and averages."""
-    out = console()
-    out.print(best_table(best))
+    show(best_table(best))
     insights = result.summary_insights
     facts = {
         "features explained": f"{result.total_features_processed} by {result.engine}",
@@ -63,7 +61,7 @@ def show_explain(
         "report": result.report_path,
         "explanations": result.explanations_path,
     }
-    out.print(facts_table(facts))
+    show(facts_table(facts))
 
 
 def best_table(best: explain_service_pb2.ListExplanationsResponse) -> Table:

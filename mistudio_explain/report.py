@@ -154,7 +154,11 @@ def _headline(result: ExplainResult, explanations: Sequence[Explanation]) -> str
         return "No feature was explained: none was clear enough, or the engine failed on all of them."
     confirmed = sum(e.pattern_verification == "confirmed" for e in done)
     concerns = result.summary_insights.safety_concerns_identified
-    safety = f"{concerns} touch a subject that a safety team follows" if concerns else "none touches a safety subject"
+    safety = (
+        f"{concerns} touch{'es' if concerns == 1 else ''} a subject that a safety team follows"
+        if concerns
+        else "none touches a safety subject"
+    )
     return (
         f"Of {len(done)} explained features, held-out texts confirm {confirmed} ({confirmed / len(done):.0%}). "
         f"Of all features taken, {safety}."

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from mistudio_find.corpus_index import Array
 from mistudio_find.evidence import Picks
 from mistudio_torch.codes import CodesReader, FeatureCodes
 
@@ -24,6 +25,7 @@ class _Document(NamedTuple):
     text: str
     start: int
     cuts: list[int]
+    tokens: list[str]
     label: str
 
 
@@ -37,54 +39,62 @@ def number(value: float) -> float:
     return float(f"{value:.5g}") if np.isfinite(value) else 0.0
 
 
+def numbers(values: Array) -> Array:
+    """float64 (n,): finite positive figures with about five significant digits, like `number`."""
+    exact = values.astype(np.float64)
+    scale = 10.0 ** (4 - np.floor(np.log10(np.where(exact > 0, exact, 1))))
+    rounded: Array = np.round(exact * scale) / scale
+    return rounded
+
+
 class Renderer:
-    """Cuts windows out of one codes artifact; keeps 16,384 documents at hand."""
+    """Cuts windows out of one codes artifact; keeps 8,192 documents at hand."""
 
     def __init__(self, codes: CodesReader, context: int) -> None:
         """`context` tokens are kept on each side."""
         self._codes = codes
         self._context = context
-        self._document = lru_cache(maxsize=16_384)(self._read)
+        self._document = lru_cache(maxsize=8192)(self._read)
 
     def activations(self, codes: FeatureCodes, picks: Picks) -> list[dict[str, Any]]:
         """`top_activations` entries: the tokens' strings joined are the text; `activations` runs beside them."""
+        strengths = numbers(codes.values)
         return [
-            self._activation(codes, doc, token, value)
-            for doc, token, value in zip(picks.docs.tolist(), picks.tokens.tolist(), picks.values.tolist(), strict=True)
+            self._activation(codes, strengths, doc, token)
+            for doc, token in zip(picks.docs.tolist(), picks.tokens.tolist(), strict=True)
         ]
 
     def texts(self, docs: Sequence[int], tokens: Sequence[int]) -> list[str]:
         """Only the text of the windows around these tokens."""
         return [self._cut(doc, token)[0] for doc, token in zip(docs, tokens, strict=True)]
 
-    def _activation(self, codes: FeatureCodes, doc: int, token: int, value: float) -> dict[str, Any]:
-        text, cuts, low, high = self._cut(doc, token)
-        first, last = np.searchsorted(codes.positions, (low, high)).tolist()
+    def _activation(self, codes: FeatureCodes, strengths: Array, doc: int, token: int) -> dict[str, Any]:
+        text, low, high = self._cut(doc, token)
+        first, last = codes.positions.searchsorted((low, high)).tolist()
         activations: list[float] = [0] * (high - low)
         for position, strength in zip(
-            codes.positions[first:last].tolist(), codes.values[first:last].tolist(), strict=True
+            codes.positions[first:last].tolist(), strengths[first:last].tolist(), strict=True
         ):
-            activations[position - low] = number(strength)
-        document, base = self._document(doc), cuts[0]
+            activations[position - low] = strength
+        document = self._document(doc)
         return {
             "text": text,
-            "activation_strength": number(value),
+            "activation_strength": activations[token - low],
             "context": document.label,
-            "tokens": [text[a - base : b - base][:_MAX_TOKEN] for a, b in pairwise(cuts)],
+            "tokens": document.tokens[low - document.start : high - document.start],
             "activations": activations,
             "document": doc,
             "position": token - document.start,
-            "document_tokens": len(document.cuts) - 1,
+            "document_tokens": len(document.tokens),
         }
 
-    def _cut(self, doc: int, token: int) -> tuple[str, list[int], int, int]:
-        """(text, character cuts, first token, token after the last) of the window around a token."""
+    def _cut(self, doc: int, token: int) -> tuple[str, int, int]:
+        """(text, first token, token after the last) of the window around a token."""
         document = self._document(doc)
-        low = max(0, token - document.start - self._context)
-        high = min(len(document.cuts) - 1, token - document.start + self._context + 1)
-        cuts = document.cuts[low : high + 1]
-        text = document.text[cuts[0] : cuts[-1]][:_MAX_TEXT]
-        return text, cuts, document.start + low, document.start + high
+        at = token - document.start
+        low, high = max(0, at - self._context), min(len(document.tokens), at + self._context + 1)
+        text = document.text[document.cuts[low] : document.cuts[high]][:_MAX_TEXT]
+        return text, document.start + low, document.start + high
 
     def _read(self, doc: int) -> _Document:
         text, spans = self._codes.text(doc), self._codes.spans(doc)
@@ -93,4 +103,6 @@ class Renderer:
         first = int(spans[0, 0]) if len(spans) else 0
         cuts = np.minimum(np.r_[first, np.maximum(ends, first)], len(text)).tolist()
         label = clean(self._codes.label(doc))[:_MAX_CONTEXT]
-        return _Document(clean(text), self._codes.doc_tokens(doc)[0], cuts, label)
+        text = clean(text)
+        tokens = [text[a:b][:_MAX_TOKEN] for a, b in pairwise(cuts)]
+        return _Document(text, self._codes.doc_tokens(doc)[0], cuts, tokens, label)

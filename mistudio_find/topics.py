@@ -17,7 +17,7 @@ RANK = 128
 WINDOW_WORDS = 30
 """Words on each side of a position that make its window."""
 _OVERSAMPLE = 16
-_POWER_ITERATIONS = 2
+_POWER_ITERATIONS = 1
 _MAX_ENTRIES = 2_000_000
 _MAX_SHARE = 0.25
 _CHUNK = 100_000

@@ -21,7 +21,7 @@ RECIPES: MappingProxyType[str, dict[str, Any]] = MappingProxyType(
             "batch_size": 16,
             "max_sequence_length": 256,
             "max_epochs": 4,
-            "token_budget": 600_000,
+            "token_budget": 400_000,
             "seed": 0,
         },
     }

@@ -93,6 +93,21 @@ async def test_upload(channel: grpc.aio.Channel, backend: Backend) -> None:
     assert (reply.filename, reply.size_bytes) == ("c.txt", 10)
 
 
+async def test_refusal_of_an_upload_is_the_services_own(channel: grpc.aio.Channel, backend: Backend) -> None:
+    def messages() -> Any:
+        yield train.UploadCorpusRequest(header=train.UploadHeader(filename="../c.txt"))
+        for offset in range(0, 50):
+            yield train.UploadCorpusRequest(chunk={"offset": offset * 2**16, "data": b"x" * 2**16})
+
+    reasons = set()
+    for _ in range(30):
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await train_service_pb2_grpc.TrainServiceStub(channel).UploadCorpus(messages(), metadata=AUTH)
+        if caught.value.details() != "Internal error from Core":  # of this test's own client
+            reasons.add(reason_of(caught.value))
+    assert reasons == {"BAD_FILE_NAME"}
+
+
 @pytest.mark.parametrize(
     "path", ["/mistudio.worker.v1.WorkerService/Finish", "/mistudio.train.v1.TrainService/Nope", "/x.Y/Z"]
 )

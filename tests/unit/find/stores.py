@@ -14,7 +14,8 @@ TOPICS = {
     "law": "court judge contract lawyer statute appeal verdict clause trial evidence plaintiff witness",
     "music": "guitar violin melody rhythm chord piano concert opera tempo singer drum harmony",
 }
-FILLER = "the a of and to with for in on some many very good old new small large then here there".split()
+_FILLER = "the a of and to with for in on some many very good old new small large then here there"
+FILLER = _FILLER.split()
 WORD, TOPIC, RANDOM, DEAD, DENSE, NUMBERS = range(6)
 """What feature does what: fires on the word `token`, on cooking words, at random, never, everywhere, on numbers."""
 D_SAE = 8

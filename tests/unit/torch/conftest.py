@@ -1,5 +1,6 @@
 import pytest
-import tinymodels
+
+from tests.support import tinymodels
 
 
 @pytest.fixture(scope="session")

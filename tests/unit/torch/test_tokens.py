@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-import tinymodels
 import torch
 
 from mistudio_torch.harvest import harvest
 from mistudio_torch.lm.hooks import residual_after
 from mistudio_torch.lm.load import load_lm
 from mistudio_torch.tokens import length_buckets, padded, tokenize
+from tests.support import tinymodels
 
 TEXTS = ["the cat sat", "", "a dog ran on the mat under the big red tree .", "   ", "dog"]
 

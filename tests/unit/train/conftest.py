@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "torch"))
-import tinymodels  # after the path
-
 from mistudio_core.jobs.local import LocalContext
+from tests.support import tinymodels  # after the path
 
 TEXT = "\n".join(tinymodels.sentences(120))
 

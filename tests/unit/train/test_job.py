@@ -5,7 +5,6 @@ import random
 
 import numpy as np
 import pytest
-import tinymodels
 import torch
 
 from mistudio_core.errors import Cancelled, Corrupt, Failed, InvalidInput, LimitReached
@@ -14,6 +13,7 @@ from mistudio_torch.codes import CodesReader
 from mistudio_torch.sae.saelens import load_sae
 from mistudio_train import job
 from mistudio_train.config import TrainConfig
+from tests.support import tinymodels
 
 
 def config(model_root, **overrides):

@@ -1,0 +1,41 @@
+"""kill -9 of the training worker, five times in one run: the SAE is the one of an undisturbed run, byte for byte."""
+
+from __future__ import annotations
+
+import random
+import time
+from pathlib import Path
+
+from mistudio.train.v1 import train_service_pb2
+from mistudio_core.home import Home
+from mistudio_rpc.client import Client
+from tests.integration.pipeline.conftest import training
+from tests.support.processes import control_process, kill_worker
+
+
+def finish(client: Client, job_id: str) -> train_service_pb2.GetTrainingResultResponse:
+    events = list(client.watch(job_id))
+    assert events[-1].finished.status == 4, events[-1]
+    return client.train.GetTrainingResult(train_service_pb2.GetTrainingResultRequest(job_id=job_id))
+
+
+def test_five_kills_give_the_same_sae(tiny_home: Home, corpus_file: Path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    rng = random.Random(3)
+    request = training(max_epochs=250)
+    with control_process(tiny_home, "train"), Client(tiny_home.control_target, tiny_home.token()) as client:
+        client.upload_corpus(corpus_file)
+        undisturbed = finish(client, client.train.StartTraining(request).job_id)
+        job_id = client.train.StartTraining(request).job_id
+        kills, checkpoints = 0, 0
+        for event in client.watch(job_id):
+            kind = event.WhichOneof("event")
+            checkpoints += kind == "checkpoint"
+            if kind == "checkpoint" and kills < 5:
+                time.sleep(rng.uniform(0.0, 0.3))
+                kills += kill_worker(tiny_home, job_id)
+        disturbed = finish(client, job_id)
+    assert kills == 5
+    assert disturbed.sae_sha256 == undisturbed.sae_sha256
+    assert disturbed.training_stats.fvu == undisturbed.training_stats.fvu
+    assert disturbed.training_stats.deterministic
