@@ -81,7 +81,7 @@ def _invoke(arguments: list[str], *, standalone: bool) -> int:
     except Exception as error:
         if standalone or not hasattr(error, "format_message"):
             raise
-        problem = {"detail": error.format_message(), "reason": "USAGE", "metadata": {}}
+        problem = {"detail": error.format_message(), "reason": "INVALID_FIELD", "metadata": {}}
         emit({"error": problem})
         return 2
     return result if isinstance(result, int) else 0

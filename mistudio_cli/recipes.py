@@ -40,7 +40,7 @@ RECIPES: Mapping[str, Recipe] = MappingProxyType(
                     "batch_size": 16,
                     "max_sequence_length": 256,
                     "max_epochs": 4,
-                    "token_budget": 800_000,
+                    "token_budget": 400_000,
                 }
             ),
         ),

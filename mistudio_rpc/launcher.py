@@ -100,7 +100,8 @@ class _Spare:
         self.pid = os.posix_spawn(
             sys.executable,
             arguments,
-            dict(os.environ),
+            # threads that wait for work must not burn the cores that others need
+            {"OMP_WAIT_POLICY": "passive", **os.environ},
             setsid=True,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

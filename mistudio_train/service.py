@@ -150,6 +150,7 @@ class TrainServicer:
         try:
             async for request in requests:
                 await asyncio.to_thread(intake.feed, request.chunk.data, request.chunk.offset)
+            intake.check_size(first.header.size_bytes)
             await asyncio.to_thread(intake.finish)
             record = await asyncio.to_thread(writer.seal)
         except BaseException:

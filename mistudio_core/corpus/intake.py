@@ -78,6 +78,13 @@ class CorpusIntake:
             self._file.write(data)
         self.size_bytes += len(data)
 
+    def check_size(self, announced: int) -> None:
+        """Refuses an upload that broke off: 0 announces nothing. Raises InvalidInput."""
+        if announced and announced != self.size_bytes:
+            raise InvalidInput.field(
+                "size_bytes", announced, f"{self.size_bytes}, the bytes received", "Upload the file again."
+            )
+
     def finish(self) -> None:
         """Ends the corpus. Raises InvalidInput (CORPUS_EMPTY, CORPUS_NOT_UTF8), DiskFull."""
         try:

@@ -41,6 +41,9 @@ def run(request: bytes, ctx: JobContext) -> bytes:
         digest = hashlib.sha256(f"{digest}{step}".encode()).hexdigest()
         time.sleep(config.step_seconds)
         ctx.check_cancelled()
+        if config.mode == "chat":
+            ctx.log(f"line {step}")
+            continue
         ctx.progress("counting", fraction=step / config.steps, current=step, total=config.steps, unit="steps")
         ctx.metrics(step, {"loss": 1.0 / step})
         if step % 5 == 0:

@@ -34,8 +34,8 @@ async def test_events(http: httpx.AsyncClient) -> None:
     found = parse(reply.text)
     assert [e.get("id") for e in found] == [None, "1", "2", "3"]
     assert [e["event"] for e in found] == ["snapshot", "log", "log", "log"]
-    assert found[1]["data"]["event"]["log"] == {"level": "unspecified", "message": "line 1\nmore"}
-    assert found[1]["data"]["event"]["sequence"] == 1
+    assert found[1]["data"]["log"] == {"level": "unspecified", "message": "line 1\nmore"}
+    assert found[1]["data"]["sequence"] == 1
 
 
 async def test_events_resume(http: httpx.AsyncClient, backend: Backend) -> None:

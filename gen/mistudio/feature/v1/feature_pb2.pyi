@@ -116,32 +116,6 @@ COMPLEXITY_HIGH: Complexity.ValueType  # 3
 Global___Complexity: _TypeAlias = Complexity  # noqa: Y015
 
 @_typing.final
-class TokenActivation(_message.Message):
-    """One token of a text and how strongly the feature fires on it."""
-
-    DESCRIPTOR: _descriptor.Descriptor
-
-    TOKEN_FIELD_NUMBER: _builtins.int
-    ACTIVATION_FIELD_NUMBER: _builtins.int
-    token: _builtins.str
-    """The token as it stands in the text."""
-    activation: _builtins.float
-    """Activation; 0 where the feature is silent."""
-    def __init__(
-        self,
-        *,
-        token: _builtins.str = ...,
-        activation: _builtins.float = ...,
-    ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
-    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "token", b"token"]  # noqa: Y015
-    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
-
-Global___TokenActivation: _TypeAlias = TokenActivation  # noqa: Y015
-
-@_typing.final
 class TopActivation(_message.Message):
     """A text on which the feature fires."""
 
@@ -153,6 +127,7 @@ class TopActivation(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     DOCUMENT_FIELD_NUMBER: _builtins.int
     POSITION_FIELD_NUMBER: _builtins.int
+    ACTIVATIONS_FIELD_NUMBER: _builtins.int
     text: _builtins.str
     """The window of text around the strongest token."""
     activation_strength: _builtins.float
@@ -164,8 +139,12 @@ class TopActivation(_message.Message):
     position: _builtins.int
     """Position of the strongest token in the document, from 0."""
     @_builtins.property
-    def tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___TokenActivation]:
-        """The window's tokens with their activations, in order."""
+    def tokens(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The window's tokens in order, as they stand in the text: joined they are the text."""
+
+    @_builtins.property
+    def activations(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Activation of each token, 0 where the feature is silent; as many as tokens."""
 
     def __init__(
         self,
@@ -173,13 +152,14 @@ class TopActivation(_message.Message):
         text: _builtins.str = ...,
         activation_strength: _builtins.float = ...,
         context: _builtins.str = ...,
-        tokens: _abc.Iterable[Global___TokenActivation] | None = ...,
+        tokens: _abc.Iterable[_builtins.str] | None = ...,
         document: _builtins.int = ...,
         position: _builtins.int = ...,
+        activations: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_strength", b"activation_strength", "context", b"context", "document", b"document", "position", b"position", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_strength", b"activation_strength", "activations", b"activations", "context", b"context", "document", b"document", "position", b"position", "text", b"text", "tokens", b"tokens"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,63 @@
+# miStudio. `make demo` and `make test` do all set-up by themselves; `make help` lists everything.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup protos lint type test demo bench ci
+
+# The first Python of at least 3.11 on the path; `make PYTHON=/path/to/python` chooses another.
+PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 && { command -v "$$p"; break; }; done)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+EXTRAS := train,find,explain,gateway,demo,dev
+
+# Several processes share the cores: one thread each for the small matrices of the tests.
+TEST_THREADS ?= 1
+PYTEST_ARGS ?=
+
+# What `make demo` takes; empty for the defaults of `mistudio demo`.
+MODEL ?=
+CORPUS ?=
+LAYER ?=
+DEMO_ARGS ?=
+BENCH_ARGS ?=
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 10
+
+setup: $(STAMP) ## make .venv with everything in it
+
+$(STAMP): pyproject.toml constraints.txt
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; name it with make PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	touch $@
+
+protos: setup ## generate gen/ and the API descriptions from protos/
+	$(BIN)/python tools/generate_stubs.py
+	$(BIN)/python tools/generate_descriptions.py
+
+lint: setup ## ruff, import rules, buf
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	cd protos && ../$(BIN)/buf lint && ../$(BIN)/buf format --diff --exit-code --path mistudio
+	cd protos && ../$(BIN)/buf build -o - | ../$(BIN)/buf breaking - --against released.binpb --exclude-imports
+
+type: setup ## mypy, strict
+	$(BIN)/mypy mistudio_core mistudio_rpc mistudio_torch mistudio_train mistudio_find mistudio_explain gateway mistudio_cli
+
+test: setup lint type ## lint, types and all tests
+	OMP_NUM_THREADS=$(TEST_THREADS) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+demo: setup ## a real model and text to report.html; MODEL=, CORPUS=, LAYER= for your own
+	$(BIN)/mistudio demo $(if $(MODEL),--model '$(MODEL)') $(if $(CORPUS),--corpus '$(CORPUS)') \
+		$(if $(LAYER),--layer $(LAYER)) $(DEMO_ARGS)
+
+bench: setup ## benchmarks; results are printed as JSON
+	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+
+ci: ## what the continuous integration runs
+	.ci/run

@@ -1,0 +1,1 @@
+"""Benchmarks: `python -m benchmarks.run NAME [--json]`; each prints one JSON line of figures."""
