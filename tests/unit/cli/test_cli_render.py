@@ -26,7 +26,9 @@ class Clock:
 
 def event(kind: str, at: float = 0.0, sequence: int = 0, **fields: object) -> job_event_pb2.JobEvent:
     whole, part = int(at), round((at - int(at)) * 1e9)
-    made = job_event_pb2.JobEvent(job_id=JOB, sequence=sequence, time=timestamp_pb2.Timestamp(seconds=whole, nanos=part))
+    made = job_event_pb2.JobEvent(
+        job_id=JOB, sequence=sequence, time=timestamp_pb2.Timestamp(seconds=whole, nanos=part)
+    )
     target = getattr(made, kind)
     target.SetInParent()
     target.MergeFrom(type(target)(**fields))
@@ -94,7 +96,11 @@ def test_figures_on_a_pipe_come_at_most_every_two_seconds(monkeypatch):
 def test_a_line_shows_stage_rate_figures_and_time_left(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(render, "clock", clock)
-    last = lines([metric(1, loss=0.5, l0=32, explained_variance=0.81, dead_features=7), *map(progress, (10, 12), (100, 300))], clock, 2.0)[-1]
+    last = lines(
+        [metric(1, loss=0.5, l0=32, explained_variance=0.81, dead_features=7), *map(progress, (10, 12), (100, 300))],
+        clock,
+        2.0,
+    )[-1]
     for part in ("30%", "harvest and train", "300/1k tokens, 100/s", "loss 0.5", "L0 32.0", "EV 0.810", "dead 7"):
         assert part in last
     assert "ETA 1 min 15 s" in last
