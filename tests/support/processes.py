@@ -67,6 +67,32 @@ def control_process(home: Home, *services: str) -> Iterator[ControlProcess]:
         control.stop()
 
 
+@contextlib.contextmanager
+def gateway_process(home: Home) -> Iterator[dict[str, str]]:
+    """The real gateway on free ports; its endpoints (`http`, `grpc`, `url`)."""
+    import json
+
+    home.endpoints_file.unlink(missing_ok=True)
+    with (home.logs / "gateway.log").open("ab") as log:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-m", "tests.support.gateway", "--home", str(home.root)),
+                *("--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0", "--endpoints-file", str(home.endpoints_file)),
+            ],
+            cwd=ROOT,
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        while not home.endpoints_file.exists():
+            assert process.poll() is None, (home.logs / "gateway.log").read_text()[-2000:]
+            time.sleep(0.05)
+        yield json.loads(home.endpoints_file.read_text())
+    finally:
+        process.terminate()
+        process.wait(timeout=20)
+
+
 def worker_pid(home: Home, job_id: str) -> int:
     """The process that has a job now, as the database says; 0 for none."""
     import sqlite3

@@ -1,19 +1,27 @@
-"""A home with a tiny model and a small corpus, and clients that start what they need."""
+"""A home with a tiny model, a small corpus and a completed pipeline, made once for the folder."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
+from mistudio.explain.v1 import explain_service_pb2
 from mistudio.feature.v1 import sae_pb2
+from mistudio.find.v1 import find_service_pb2
 from mistudio.train.v1 import train_service_pb2
 from mistudio_core.home import Home
+from mistudio_rpc.client import Client
 from tests.support import tinymodels
+from tests.support.processes import control_process, gateway_process
 
 
 @pytest.fixture
 def tiny_home(home: Home) -> Home:
-    """The tiny model is `tiny` under the model root."""
+    """A fresh home whose model root holds the tiny model `tiny`."""
     tinymodels.make(home.models / "tiny", "llama", layers=3)
     return home
 
@@ -42,3 +50,60 @@ def training(**fields) -> train_service_pb2.StartTrainingRequest:
         "checkpoint_interval_seconds": 0.1,
     }
     return train_service_pb2.StartTrainingRequest(**{**values, **fields})
+
+
+@dataclass
+class Pipeline:
+    """Running processes and the ids of one completed job of each service."""
+
+    home: Home
+    client: Client
+    http: httpx.Client
+    grpc: str
+    train: str
+    find: str
+    explain: str
+
+
+@pytest.fixture(scope="session")
+def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
+    """The whole chain through the gateway, submitted at once, each waiting for the one before."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MISTUDIO_DEVICE_DIR", str(folder / "devices"))
+        patch.setenv("MISTUDIO_HOME", str(folder / "home"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there: no test reaches a hub
+        home = Home.at()
+        tinymodels.make(home.models / "tiny", "llama", layers=3)
+        corpus = folder / "small.txt"
+        corpus.write_text("\n".join(tinymodels.sentences(400)))
+        with control_process(home, "scratch", "train", "find", "explain"), gateway_process(home) as where:
+            headers = {"Authorization": f"Bearer {home.token().reveal()}"}
+            with (
+                Client(where["grpc"], home.token()) as client,
+                httpx.Client(base_url=where["url"], headers=headers, timeout=30) as http,
+            ):
+                yield _run(Pipeline(home, client, http, where["grpc"], "", "", ""), corpus)
+
+
+def _run(running: Pipeline, corpus: Path) -> Pipeline:
+    client = running.client
+    client.upload_corpus(corpus)
+    running.train = client.train.StartTraining(training()).job_id
+    find = find_service_pb2.StartFindRequest(training_job_id=running.train, wait_for_training=True)
+    running.find = client.find.StartFind(find).job_id
+    explain = explain_service_pb2.StartExplainRequest(
+        find_job_id=running.find, wait_for_find=True, min_coherence=0.0, max_features=20
+    )
+    running.explain = client.explain.StartExplain(explain).job_id
+    for job_id in (running.train, running.find, running.explain):
+        last = list(client.watch(job_id))[-1]
+        assert last.finished.status == 4, last
+    return running
+
+
+@pytest.fixture(autouse=True)
+def quiet_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One thread a worker: the tests share two cores."""
+    monkeypatch.setenv("OMP_NUM_THREADS", os.environ.get("OMP_NUM_THREADS", "1"))
