@@ -22,7 +22,7 @@ MODEL ?=
 CORPUS ?=
 LAYER ?=
 DEMO_ARGS ?=
-BENCH_ARGS ?=
+BENCH ?= idle first_event watchers
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 10
@@ -32,7 +32,8 @@ setup: $(STAMP) ## make .venv with everything in it
 $(STAMP): pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or later is needed; name it with make PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || "$(PYTHON)" -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
+	@echo "installing into $(VENV); this takes a few minutes the first time"
+	$(BIN)/python -m pip install --quiet --quiet --disable-pip-version-check -c constraints.txt -e '.[$(EXTRAS)]'
 	touch $@
 
 protos: setup ## generate gen/ and the API descriptions from protos/
@@ -50,14 +51,14 @@ type: setup ## mypy, strict
 	$(BIN)/mypy mistudio_core mistudio_rpc mistudio_torch mistudio_train mistudio_find mistudio_explain gateway mistudio_cli
 
 test: setup lint type ## lint, types and all tests
-	OMP_NUM_THREADS=$(TEST_THREADS) HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
 demo: setup ## a real model and text to report.html; MODEL=, CORPUS=, LAYER= for your own
 	$(BIN)/mistudio demo $(if $(MODEL),--model '$(MODEL)') $(if $(CORPUS),--corpus '$(CORPUS)') \
 		$(if $(LAYER),--layer $(LAYER)) $(DEMO_ARGS)
 
 bench: setup ## benchmarks; results are printed as JSON
-	$(BIN)/python -m benchmarks.run $(BENCH_ARGS)
+	@for name in $(BENCH); do $(BIN)/python -m benchmarks.run "$$name"; done
 
 ci: ## what the continuous integration runs
 	.ci/run

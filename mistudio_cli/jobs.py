@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mistudio_cli import options
+from mistudio_core.errors import InvalidInput
 
 if TYPE_CHECKING:
     from mistudio.job.v1 import job_pb2
@@ -35,6 +36,8 @@ def list_jobs(
     from mistudio_cli.output import emit, message_json, show, table
     from mistudio_cli.session import connect
 
+    if service is not None and service not in SERVICES:
+        raise InvalidInput.field("service", service, ", ".join(SERVICES))
     with connect(home, address) as client:
         found = [job for name in ([service] if service else SERVICES) for job in _page(client, name, status, limit)]
     found.sort(key=lambda job: job.created_at.ToNanoseconds(), reverse=True)

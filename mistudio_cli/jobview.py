@@ -135,7 +135,9 @@ class JobView:
         self._rate_from = (stage, current, now)
 
     def _state(self, change: job_event_pb2.StateChange) -> str:
-        self.status, self.note = status_name(change.status), change.message
+        self.status = status_name(change.status)
+        waits = self.status in ("queued", "paused")
+        self.note = change.message or (self.note if waits else "")
         return f"state {self.status}" + (f": {change.message}" if change.message else "")
 
     def _finished(self, end: job_event_pb2.JobFinished) -> str:

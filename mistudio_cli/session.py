@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 def connect(home: Path | None = None, address: str | None = None) -> Client:
     """A client of the gateway. Raises Unavailable where none runs on the home and no address is given."""
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # read when grpc is imported; errors reach people as ours
     from mistudio_rpc.client import Client
 
     place = Home.at(home)

@@ -115,6 +115,8 @@ def show_ready(home: Home, found: Endpoints, *, already: bool, as_json: bool) ->
     say(f"  gRPC   {found.grpc}")
     say(f"  home   {home.root}")
     say(f"  logs   {home.logs}")
+    if found.tls:
+        say("  TLS    set MISTUDIO_TLS_CA to the authority's certificate (PEM) for other commands")
     say("  token  mistudio token")
     say("  stop   mistudio down")
 

@@ -143,17 +143,20 @@ class ArtifactServicer:
 
 
 async def file_parts(
-    reader: ArtifactReader, name: str, *, filename: str = "", offset: int = 0
+    reader: ArtifactReader, name: str, *, offset: int = 0
 ) -> AsyncIterator[artifact_pb2.DownloadHeader | artifact_pb2.Chunk]:
     """A verified file as a header and chunks. Raises Corrupt."""
     record = reader.record.file(name)
     media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
-    yield artifact_pb2.DownloadHeader(
-        filename=filename or name, media_type=media_type, size_bytes=record.size_bytes, sha256=record.sha256
-    )
     chunks = reader.chunks(name, offset)
-    while (chunk := await asyncio.to_thread(next, chunks, None)) is not None:
+    # the first slice is verified before anything is promised: a damaged file is an error, not a torn download
+    chunk = await asyncio.to_thread(next, chunks, None)
+    yield artifact_pb2.DownloadHeader(
+        filename=name, media_type=media_type, size_bytes=record.size_bytes, sha256=record.sha256
+    )
+    while chunk is not None:
         yield artifact_pb2.Chunk(offset=chunk[0], data=chunk[1])
+        chunk = await asyncio.to_thread(next, chunks, None)
 
 
 def _lease(message: worker_service_pb2.Lease) -> Lease:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,8 +16,11 @@ from mistudio.find.v1 import find_service_pb2
 from mistudio.train.v1 import train_service_pb2
 from mistudio_core.home import Home
 from mistudio_rpc.client import Client
-from tests.support import tinymodels
+from tests.support import fakehub, tinymodels
 from tests.support.processes import control_process, gateway_process
+
+
+GATED_TOKEN = "hf_canary_open_the_gate_0123456789"
 
 
 @pytest.fixture
@@ -69,15 +73,22 @@ class Pipeline:
 def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
     """The whole chain through the gateway, submitted at once, each waiting for the one before."""
     folder = tmp_path_factory.mktemp("pipeline")
-    with pytest.MonkeyPatch.context() as patch:
+    with contextlib.ExitStack() as stack, pytest.MonkeyPatch.context() as patch:
         patch.setenv("MISTUDIO_DEVICE_DIR", str(folder / "devices"))
         patch.setenv("MISTUDIO_HOME", str(folder / "home"))
         patch.setenv("OMP_NUM_THREADS", "1")
-        patch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # nothing listens there: no test reaches a hub
+        patch.setenv("HF_HOME", str(folder / "hub-cache"))
         home = Home.at()
-        tinymodels.make(home.models / "tiny", "llama", layers=3)
+        tiny = tinymodels.make(home.models / "tiny", "llama", layers=3)
+        pickled = home.models / "pickled"
+        pickled.mkdir()
+        (pickled / "config.json").write_bytes((tiny / "config.json").read_bytes())
+        (pickled / "pytorch_model.bin").write_bytes(b"\x80\x02never opened")
         corpus = folder / "small.txt"
         corpus.write_text("\n".join(tinymodels.sentences(400)))
+        repositories = {"a/open": tiny, "a/gated": tiny, "a/pickled": pickled}
+        hub = stack.enter_context(fakehub.serve(repositories, gated={"a/gated": GATED_TOKEN}))
+        patch.setenv("HF_ENDPOINT", hub.url)
         with control_process(home, "scratch", "train", "find", "explain"), gateway_process(home) as where:
             headers = {"Authorization": f"Bearer {home.token().reveal()}"}
             with (

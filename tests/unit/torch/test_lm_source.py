@@ -5,7 +5,7 @@ import shutil
 import subprocess
 import sys
 
-import fakehub
+from tests.support import fakehub
 import pytest
 
 from mistudio_core.errors import Cancelled, Forbidden, InvalidInput, NotFound, Unavailable, Unsupported
