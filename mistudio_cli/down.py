@@ -1,4 +1,7 @@
-"""`mistudio down`: stops the gateway and the control process of a home; workers go on with their jobs."""
+"""`mistudio down`: stops the gateway and the control process of a home; workers go on with their jobs.
+
+What it stops is named in the record that `mistudio up` keeps; nothing is stopped by name.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`mistudio explain`: explains the features of a Find job in plain language, and watches it."""
+"""`mistudio explain`: explains the features of a Find job in plain language, and watches it.
+
+Options are the fields of StartExplainRequest that this release honours.
+"""
 
 from __future__ import annotations
 

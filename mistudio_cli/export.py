@@ -1,4 +1,7 @@
-"""`mistudio export`: saves what a job made: an analysis, explanations, a report, or a trained SAE's files."""
+"""`mistudio export`: saves what a job made: an analysis, explanations, a report, or a trained SAE's files.
+
+A file appears whole and with the announced SHA-256, or not at all.
+"""
 
 from __future__ import annotations
 

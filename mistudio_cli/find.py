@@ -1,4 +1,7 @@
-"""`mistudio find`: gathers the evidence for every feature of a training job, and watches it."""
+"""`mistudio find`: gathers the evidence for every feature of a training job, and watches it.
+
+Options are the fields of StartFindRequest that this release honours.
+"""
 
 from __future__ import annotations
 

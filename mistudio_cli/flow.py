@@ -1,4 +1,7 @@
-"""What every command that starts a job does next: say its id, watch it, show its result."""
+"""What every command that starts a job does next: say its id, watch it, show its result.
+
+The one way from a start to an exit code, for train, find, explain, run and demo.
+"""
 
 from __future__ import annotations
 

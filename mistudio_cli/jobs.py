@@ -1,4 +1,7 @@
-"""`mistudio jobs`: list, get, watch and cancel jobs of every service."""
+"""`mistudio jobs`: list, get, watch and cancel jobs of every service.
+
+What a watch shows is in `render.py`; how it is left with Ctrl-C in `watching.py`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`mistudio models check`: whether a model can be used here, without loading its weights."""
+"""`mistudio models check`: whether a model can be used here, without loading its weights.
+
+Asks ValidateModel and CheckMemory, and shows both answers as one table.
+"""
 
 from __future__ import annotations
 

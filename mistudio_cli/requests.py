@@ -1,4 +1,7 @@
-"""Request messages from command-line values: what was not given is left unset, so that defaults stay the service's."""
+"""Request messages from command-line values: what was not given is left unset, so that defaults stay the service's.
+
+The contract's own rules are checked by the service, not here.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`mistudio run`: from a model and a text to explained features, as three jobs submitted at once."""
+"""`mistudio run`: from a model and a text to explained features, as three jobs submitted at once.
+
+The submission itself is in `pipeline.py`, which `mistudio demo` uses too.
+"""
 
 from __future__ import annotations
 

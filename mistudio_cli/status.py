@@ -1,4 +1,7 @@
-"""`mistudio status`: what runs on a home, where, and how it is."""
+"""`mistudio status`: what runs on a home, where, and how it is.
+
+Processes come from the record of `mistudio up`, everything else from the services themselves.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Results for people: what a finished training, analysis or explanation run has to show."""
+"""Results for people: what a finished training, analysis or explanation run has to show.
+
+Only formatting: every figure comes from the services and is defined in docs/metrics.md.
+"""
 
 from __future__ import annotations
 

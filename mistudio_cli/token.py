@@ -1,4 +1,7 @@
-"""`mistudio token`: the bearer token of a home, for programs that call the API."""
+"""`mistudio token`: the bearer token of a home, for programs that call the API.
+
+Written once, mode 0600, in the home; nothing else prints it.
+"""
 
 from __future__ import annotations
 

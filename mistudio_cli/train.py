@@ -1,4 +1,7 @@
-"""`mistudio train`: trains an SAE on a model's activations, and watches it."""
+"""`mistudio train`: trains an SAE on a model's activations, and watches it.
+
+Options are the fields of StartTrainingRequest that this release honours.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`mistudio up`: the gateway and the control process, kept running in the foreground or behind it."""
+"""`mistudio up`: the gateway and the control process, kept running in the foreground or behind it.
+
+The supervising is in `supervisor.py`; this is the command, its background form and what it says.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`mistudio upload`: stores a text corpus, one document a line, for training."""
+"""`mistudio upload`: stores a text corpus, one document a line, for training.
+
+The service checks the text; this only sends it in chunks and shows how far it is.
+"""
 
 from __future__ import annotations
 

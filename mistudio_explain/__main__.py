@@ -1,4 +1,4 @@
-"""`python -m mistudio_explain` is `mistudio serve explain`: the command line is above the services, so it is executed."""
+"""Runs `mistudio serve explain`: the command line stands above the services, so it is executed, not imported."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m mistudio_find` is `mistudio serve find`: the command line is above the services, so it is executed."""
+"""Runs `mistudio serve find`: the command line stands above the services, so it is executed, not imported."""
 
 from __future__ import annotations
 

@@ -103,6 +103,13 @@ def _retrying(ends: float) -> tenacity.Retrying:
     )
 
 
+def _is_end(event: job_event_pb2.JobEvent, cursor: int) -> bool:
+    """Whether nothing follows: the terminal event, or a snapshot of an ended job whose events we had."""
+    if event.WhichOneof("event") == "snapshot":
+        return bool(event.snapshot.completed_at.seconds) and event.snapshot.last_sequence <= cursor
+    return event.WhichOneof("event") == "finished"
+
+
 class Client:
     """A connection to miStudio: the gateway, or a service."""
 
@@ -147,7 +154,7 @@ class Client:
                         continue
                     cursor = max(cursor, event.sequence)
                     yield event
-                    if event.WhichOneof("event") == "finished":
+                    if _is_end(event, cursor):
                         return
             except MistudioError as error:
                 transient = error.reason in ("UNAVAILABLE", "DEADLINE_EXCEEDED")

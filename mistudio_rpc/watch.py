@@ -110,6 +110,8 @@ class WatchHub:
             snapshot = job_event_pb2.JobEvent(job_id=job_id, time=messages.timestamp(clock.now()))
             snapshot.snapshot.CopyFrom(messages.job_message(job))
             yield _encode(snapshot)
+            if job.is_terminal and after == job.last_sequence:
+                return  # the caller has had the end already
             async for message in self._follow(job_id, feed, after):
                 yield message
         finally:

@@ -1,4 +1,4 @@
-"""`python -m mistudio_train` is `mistudio serve train`: the command line is above the services, so it is executed."""
+"""Runs `mistudio serve train`: the command line stands above the services, so it is executed, not imported."""
 
 from __future__ import annotations
 

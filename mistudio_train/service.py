@@ -19,7 +19,7 @@ from mistudio_rpc.runtime import Runtime
 from mistudio_rpc.types import Context
 from mistudio_torch.lm.facts import ModelFacts
 from mistudio_torch.lm.source import check_layer, inspect_model
-from mistudio_train import convert, planning
+from mistudio_train import convert
 
 SERVICE = "train"
 _TOKEN = "huggingface_token"  # noqa: S105  the name of a secret, not one
@@ -121,14 +121,14 @@ class TrainServicer:
     ) -> train_service_pb2.CheckMemoryResponse:
         """See the contract."""
         facts = await self._facts(request.model_name, Secret(""))
-        return planning.memory_answer(facts, await asyncio.to_thread(read_gpus))
+        return convert.memory_answer(facts, await asyncio.to_thread(read_gpus))
 
     async def ValidateModel(
         self, request: train_service_pb2.ValidateModelRequest, _: Context
     ) -> train_service_pb2.ValidateModelResponse:
         """A model that cannot be used is an answer, not an error; an unreachable hub is an error."""
         try:
-            return planning.model_answer(await self._facts(request.model_name, Secret(request.huggingface_token)))
+            return convert.model_answer(await self._facts(request.model_name, Secret(request.huggingface_token)))
         except Unavailable:
             raise
         except MistudioError as error:

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+
 from mistudio_core.home import Home
 
 ROOT = Path(__file__).resolve().parent.parent

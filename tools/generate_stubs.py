@@ -47,10 +47,9 @@ def generate(target: Path) -> None:
         service = "_service_pb2_grpc" in empty.name
         if not service:
             empty.unlink()
-    for folder in sorted({p.parent for p in target.rglob("*.py")} | {target / "mistudio", target / "buf"}):
-        while folder != target:
-            (folder / "__init__.py").touch()
-            folder = folder.parent
+    for module in list(target.rglob("*.py")):
+        for folder in module.relative_to(target).parents[:-1]:
+            (target / folder / "__init__.py").touch()
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from mistudio.explain.v1 import explain_service_pb2
 from mistudio.find.v1 import find_service_pb2
 from mistudio.train.v1 import train_service_pb2
+
 from mistudio_core.errors import InvalidInput, Unsupported
 from mistudio_core.home import Home
 from mistudio_explain import convert as explain_convert

@@ -118,7 +118,7 @@ def test_every_error_reason_in_the_code_is_in_the_catalogue():
 
     from mistudio.error.v1 import error_pb2
 
-    known = {name.removeprefix("REASON_") for name in error_pb2.Reason.keys()}
+    known = {name.removeprefix("REASON_") for name in list(error_pb2.Reason.keys())}
     packages = [*ROOT.glob("mistudio_*"), ROOT / "gateway"]
     used = set()
     for path in (p for package in packages for p in package.rglob("*.py")):
@@ -129,6 +129,7 @@ def test_every_error_reason_in_the_code_is_in_the_catalogue():
 
 def test_values_without_an_option_are_not_reserved():
     from mistudio.feature.v1 import sae_pb2
+
     from mistudio_rpc.contract import reserved_value
 
     names = sae_pb2.Architecture.DESCRIPTOR.values_by_name

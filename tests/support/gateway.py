@@ -6,7 +6,6 @@ import sys
 
 from gateway.__main__ import main
 from mistudio_rpc import contract
-
 from tests.support.scratch import scratch_contract
 
 if __name__ == "__main__":

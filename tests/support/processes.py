@@ -51,6 +51,9 @@ class ControlProcess:
             self.process.terminate()
             self.process.wait(timeout=30)
         self._close()
+        for pid in running_workers(self.home):  # they outlive their service by design, but not their test
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _close(self) -> None:
         if self.process is not None and self.process.stdout is not None:
@@ -106,6 +109,15 @@ def worker_pid(home: Home, job_id: str) -> int:
     return int(row[0]) if row else 0
 
 
+def running_workers(home: Home) -> list[int]:
+    """Every worker process that still has a job."""
+    import sqlite3
+
+    with contextlib.closing(sqlite3.connect(home.database)) as connection:
+        rows = connection.execute("SELECT pid FROM attempts WHERE ended_at IS NULL AND pid > 0").fetchall()
+    return [int(row[0]) for row in rows]
+
+
 def kill_worker(home: Home, job_id: str) -> bool:
     """kill -9 of the worker that has a job; (whether there was one)."""
     pid = worker_pid(home, job_id)
@@ -121,7 +133,6 @@ def main() -> None:
     from mistudio_rpc.devices import DevicePool
     from mistudio_rpc.registry import find_services
     from mistudio_rpc.server import ServerConfig, serve
-
     from tests.support.scratch import scratch_contract, scratch_entry
 
     names = sys.argv[1:]

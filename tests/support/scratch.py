@@ -10,6 +10,7 @@ from pathlib import Path
 from types import ModuleType
 
 from grpc_tools import protoc
+
 from mistudio_core.jobs.records import NewJob
 from mistudio_core.secret import Secret
 from mistudio_rpc.contract import Contract, installed

@@ -14,11 +14,11 @@ from mistudio.explain.v1 import explain_service_pb2
 from mistudio.feature.v1 import sae_pb2
 from mistudio.find.v1 import find_service_pb2
 from mistudio.train.v1 import train_service_pb2
+
 from mistudio_core.home import Home
 from mistudio_rpc.client import Client
 from tests.support import fakehub, tinymodels
 from tests.support.processes import control_process, gateway_process
-
 
 GATED_TOKEN = "hf_canary_open_the_gate_0123456789"
 

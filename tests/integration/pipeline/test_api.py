@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+
 from tests.integration.pipeline.conftest import Pipeline
 
 MODEL_INFO = {
@@ -151,7 +152,7 @@ def same_shape(found: Any, example: Any, where: str = "$") -> None:
         assert isinstance(found, list), where
         for item in found:
             same_shape(item, example[0], f"{where}[]")
-    elif isinstance(example, bool) or isinstance(example, str):
+    elif isinstance(example, bool | str):
         assert type(found) is type(example), f"{where}: {found!r}"
     else:
         assert isinstance(found, int | float) and not isinstance(found, bool), f"{where}: {found!r}"

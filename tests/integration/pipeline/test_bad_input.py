@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+
 from tests.integration.pipeline.conftest import GATED_TOKEN, Pipeline
 
 BODY = {
@@ -44,7 +45,7 @@ def upload(pipeline: Pipeline, name: str, data: bytes) -> httpx.Response:
 
 
 def staged(pipeline: Pipeline) -> list[Path]:
-    return [p for p in pipeline.home.artifacts.glob("staging/*")]
+    return list(pipeline.home.artifacts.glob("staging/*"))
 
 
 def test_an_unknown_model(pipeline: Pipeline):
@@ -137,6 +138,7 @@ def test_one_line_of_100_mb(pipeline: Pipeline):
 )
 def test_a_file_name_that_is_a_path(pipeline: Pipeline, name: str):
     from mistudio.train.v1 import train_service_pb2
+
     from mistudio_core.errors import MistudioError
 
     with pytest.raises(MistudioError) as caught:

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 from mistudio.train.v1 import train_service_pb2
+
 from mistudio_core.home import Home
 from mistudio_rpc.client import Client
 from tests.integration.pipeline.conftest import training

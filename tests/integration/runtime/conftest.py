@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import grpc.aio
 import pytest
 from mistudio.job.v1 import job_service_pb2
+
 from mistudio_core.home import Home
 from mistudio_rpc.channel import open_channel
 from mistudio_rpc.contract import Contract

@@ -7,6 +7,8 @@ import hashlib
 
 import grpc
 import pytest
+
+from mistudio_rpc.client import Client
 from mistudio_rpc.status import from_rpc_error
 
 
@@ -40,6 +42,16 @@ async def test_watching_again_after_a_sequence_gives_the_rest_only(control):
     events = [e for e in await control.watch(job_id) if e.sequence]
     rest = [e for e in await control.watch(job_id, after=events[2].sequence) if e.sequence]
     assert [e.sequence for e in rest] == [e.sequence for e in events[3:]]
+
+
+async def test_a_watch_from_the_end_of_a_finished_job_ends(control):
+    job_id = await control.start(steps=3)
+    last = (await control.watch(job_id))[-1].sequence
+    assert kinds(await control.watch(job_id, after=last)) == ["snapshot"]
+    client = Client(control.home.control_target, control.home.token())
+    events = await asyncio.to_thread(lambda: list(client.watch(job_id, after=last)))
+    client.close()
+    assert kinds(events) == ["snapshot"]
 
 
 async def test_a_sequence_from_the_future_is_refused(control):

@@ -11,6 +11,7 @@ from contextlib import closing
 
 import grpc
 import pytest
+
 from mistudio_core.errors import MistudioError
 from mistudio_core.home import Home
 from mistudio_rpc.client import Client

