@@ -50,6 +50,9 @@ _PACKAGE = re.compile(r"^package:([A-Za-z_][A-Za-z0-9_]*)/([A-Za-z0-9_][A-Za-z0-
 _HUB_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")
 _HOOK = re.compile(r"^blocks\.(\d{1,4})\.hook_resid_post$")
 
+_LONGEST_PART = 200
+"""Bytes of one part of a name: what every file system takes."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ModelSource:
@@ -93,6 +96,10 @@ class ModelSource:
         return path
 
 
+def _shown(name: str) -> str:
+    return name if len(name) <= 80 else name[:77] + "..."
+
+
 def not_found(name: str, why: str) -> NotFound:
     """The error for a name behind which there is no model."""
     return NotFound(
@@ -111,6 +118,8 @@ def resolve(
     watch: Callable[[], None] | None = None,
 ) -> ModelSource:
     """Finds a model's files; only hub metadata is fetched. Raises NotFound, Forbidden, Unavailable."""
+    if any(len(part.encode("utf-8", "replace")) > _LONGEST_PART for part in name.split("/")):
+        raise not_found(_shown(name), f"a part of the name is longer than {_LONGEST_PART} bytes")
     folder = _package_folder(name) if name.startswith("package:") else _root_folder(name, model_root)
     repository = None
     if folder is None:

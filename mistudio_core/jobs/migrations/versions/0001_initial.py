@@ -44,6 +44,11 @@ def upgrade() -> None:
     )
     op.create_index("jobs_by_status", "jobs", ["status", "created_at"])
     op.create_index("jobs_by_service", "jobs", ["service", "created_at"])
+    _create_details()
+
+
+def _create_details() -> None:
+    """What belongs to a job."""
     op.create_table(
         "attempts",
         sa.Column("job_id", sa.Text, primary_key=True),
