@@ -17,8 +17,9 @@ from mistudio_core.errors import Unavailable
 from mistudio_core.jobs.context import JobContext
 from mistudio_explain.config import METRICS_VERSION, ExplainConfig, ExplainResult, Explanation, SummaryInsights
 from mistudio_explain.engines.base import Draft, Engine, Failure
+from mistudio_explain.engines.factory import create_engine
 from mistudio_explain.engines.lexical import LexicalEngine
-from mistudio_explain.engines.settings import EngineSettings, choose_engine, create_engine, load_engines
+from mistudio_explain.engines.settings import EngineSettings, choose_engine, load_engines
 from mistudio_explain.evidence import FeatureEvidence, FindEvidence
 from mistudio_explain.judge import METHOD
 from mistudio_explain.prompting import PROMPT_VERSION

@@ -15,7 +15,7 @@ from mistudio_core.jobs.records import COMPLETED, InputReference, NewJob
 from mistudio_explain import convert
 from mistudio_explain.engines.settings import choose_engine, load_engines
 from mistudio_rpc import messages
-from mistudio_rpc.job_service import file_parts
+from mistudio_rpc.artifact_service import file_parts
 from mistudio_rpc.paging import RankPage
 from mistudio_rpc.registry import ServiceEntry
 from mistudio_rpc.runtime import Runtime, not_ready

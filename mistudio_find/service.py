@@ -13,7 +13,7 @@ from mistudio_find import convert
 from mistudio_find.outputs import ANALYSIS_FILE, CSV_FILE
 from mistudio_find.pages import FeaturePages
 from mistudio_rpc import messages
-from mistudio_rpc.job_service import file_parts
+from mistudio_rpc.artifact_service import file_parts
 from mistudio_rpc.paging import RankPage
 from mistudio_rpc.registry import ServiceEntry
 from mistudio_rpc.runtime import Runtime, not_ready

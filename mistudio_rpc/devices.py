@@ -62,14 +62,6 @@ def _read_gpu(index: int) -> GpuReading:
     return GpuReading(index=index, name=name, total_bytes=memory.total, used_bytes=memory.used, utilization=busy)
 
 
-def memory_available() -> int:
-    """RAM that can be had without swapping, bytes."""
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) * 1024
-    return 0
-
-
 class DeviceLease:
     """A locked device; `fd` is what the worker inherits."""
 

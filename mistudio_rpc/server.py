@@ -26,16 +26,18 @@ from grpc_reflection.v1alpha import reflection
 
 from mistudio_core.errors import InvalidInput, Unavailable
 from mistudio_core.home import Home
+from mistudio_rpc.artifact_service import ArtifactServicer
 from mistudio_rpc.channel import LIMITS, Tls
 from mistudio_rpc.contract import Contract, Method, installed
 from mistudio_rpc.devices import DevicePool
 from mistudio_rpc.dispatcher import Dispatcher
 from mistudio_rpc.interceptors import ContractInterceptor
-from mistudio_rpc.job_service import ArtifactServicer, JobServicer, WorkerServicer
+from mistudio_rpc.job_service import JobServicer
 from mistudio_rpc.launcher import Launcher
 from mistudio_rpc.registry import ServiceEntry
 from mistudio_rpc.runtime import Runtime
 from mistudio_rpc.types import Context, MethodHandler
+from mistudio_rpc.worker_service import WorkerServicer
 
 log = logging.getLogger("mistudio.server")
 DRAIN_SECONDS = 20.0

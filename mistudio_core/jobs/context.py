@@ -71,7 +71,10 @@ class JobContext(Protocol):
         ...
 
     def stage_artifact(self, name: str, kind: str, *, step: int = 0) -> ArtifactWriter:
-        """Begins an artifact of this job; its URI is made from the kind, the job id and `name`."""
+        """Begins an artifact of this job; its URI is made from the kind, the job id and `name`.
+
+        Raises Cancelled, DiskFull.
+        """
         ...
 
     def commit(self, writer: ArtifactWriter) -> ArtifactRecord:

@@ -1,6 +1,6 @@
 """Which engines an installation has: a TOML file of the administrator's, never a request.
 
-Owns reading and refusing; `create_engine` is the one place that knows the kinds. Keys of providers
+Owns reading and refusing; factory.py makes engines of them. Keys of providers
 stand in files of their own, named here.
 """
 
@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from mistudio_core.errors import InvalidInput, NotFound, Unavailable, Unsupported
-from mistudio_core.secret import Secret, read_sealed
-from mistudio_explain.engines.base import Engine
-from mistudio_explain.engines.lexical import LEXICAL_MODEL, LexicalEngine
+from mistudio_core.errors import InvalidInput, NotFound, Unsupported
+from mistudio_explain.engines.lexical import LEXICAL_MODEL
 
 LEXICAL = "lexical"
 """Name and kind of the engine that is always there."""
@@ -143,25 +141,3 @@ def _unknown(name: str, engines: Mapping[str, EngineSettings]) -> NotFound:
         reason="ENGINE_NOT_FOUND",
         facts={"engine": name, "engines": names},
     )
-
-
-def create_engine(settings: EngineSettings, *, model: str = "") -> Engine:
-    """An engine ready to explain; imports its client only now. Raises Unavailable where its key is missing."""
-    if settings.kind == LEXICAL:
-        return LexicalEngine()
-    from mistudio_explain.engines.openai_compatible import OpenAICompatibleEngine
-
-    return OpenAICompatibleEngine(settings, model=model or settings.model, api_key=_api_key(settings))
-
-
-def _api_key(settings: EngineSettings) -> Secret:
-    if not settings.api_key_file:
-        return Secret("")
-    key = read_sealed(Path(settings.api_key_file))
-    if not key:
-        raise Unavailable(
-            f"The key of engine {settings.name!r} is missing. Put it into the file that api_key_file names.",
-            reason="ENGINE_UNAVAILABLE",
-            facts={"engine": settings.name},
-        )
-    return key

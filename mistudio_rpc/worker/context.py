@@ -98,6 +98,7 @@ class WorkerContext:
 
     def stage_artifact(self, name: str, kind: str, *, step: int = 0) -> ArtifactWriter:
         """See JobContext."""
+        self.check_cancelled()
         uri = artifact_uri(self.job_id, kind, name)
         return self._store.stage(uri, kind, job_id=self.job_id, attempt=self._attempt, step=step)
 

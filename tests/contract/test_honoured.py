@@ -119,20 +119,20 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
 # fields that act outside of the configuration, and where that is shown
 ELSEWHERE = {
     "StartTrainingRequest": {
-        "huggingface_token": "tests/integration/pipeline/test_bad_input.py::test_a_gated_model",
-        "gpu_id": "tests/integration/pipeline/test_bad_input.py::test_a_gpu_that_is_not_there",
-        "min_gpu_memory_gb": "tests/integration/pipeline/test_bad_input.py::test_more_gpu_memory_than_there_is",
+        "huggingface_token": "tests/e2e/test_bad_input.py::test_a_gated_model",
+        "gpu_id": "tests/e2e/test_bad_input.py::test_a_gpu_that_is_not_there",
+        "min_gpu_memory_gb": "tests/e2e/test_bad_input.py::test_more_gpu_memory_than_there_is",
         "hook": "only resid_post is not reserved, and it is what an unset hook means",
-        "request_id": "tests/integration/pipeline/test_api.py::test_sixteen_equal_starts",
+        "request_id": "tests/e2e/test_api.py::test_sixteen_equal_starts",
     },
     "StartFindRequest": {
-        "wait_for_training": "tests/integration/pipeline/test_bad_input.py::test_find_on_an_unfinished_job",
-        "request_id": "tests/integration/pipeline/test_api.py::test_sixteen_equal_starts",
+        "wait_for_training": "tests/e2e/test_bad_input.py::test_find_on_an_unfinished_job",
+        "request_id": "tests/e2e/test_api.py::test_sixteen_equal_starts",
         "evidence_text": "only full is not reserved, and it is what an unset field means",
     },
     "StartExplainRequest": {
-        "wait_for_find": "tests/integration/pipeline/test_pipeline.py",
-        "request_id": "tests/integration/pipeline/test_api.py::test_sixteen_equal_starts",
+        "wait_for_find": "tests/e2e/test_pipeline.py",
+        "request_id": "tests/e2e/test_api.py::test_sixteen_equal_starts",
         "audience": "only engineer is not reserved, and it is what an unset field means",
         "strategy": "only top_and_contrast is not reserved, and it is what an unset field means",
     },

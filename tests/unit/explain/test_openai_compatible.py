@@ -14,7 +14,8 @@ from mistudio_core.errors import Unavailable
 from mistudio_explain import job
 from mistudio_explain.config import ExplainConfig
 from mistudio_explain.engines.base import Draft, Failure
-from mistudio_explain.engines.settings import EngineSettings, create_engine, load_engines
+from mistudio_explain.engines.factory import create_engine
+from mistudio_explain.engines.settings import EngineSettings, load_engines
 from mistudio_explain.evidence import FindEvidence
 from tests.unit.find.stores import WORD
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.pipeline.conftest import Pipeline
+from tests.e2e.conftest import Pipeline
 
 MODEL_INFO = {
     "model_name": "microsoft/Phi-4",

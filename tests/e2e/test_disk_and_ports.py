@@ -9,7 +9,7 @@ from pathlib import Path
 
 from mistudio_core.home import Home
 from mistudio_rpc.client import Client
-from tests.integration.pipeline.conftest import training
+from tests.e2e.conftest import training
 from tests.support.processes import ROOT, control_process
 
 

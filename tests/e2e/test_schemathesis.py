@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.integration.pipeline.conftest import Pipeline
+from tests.e2e.conftest import Pipeline
 
 
 def test_no_generated_request_is_a_server_error(pipeline: Pipeline, tmp_path: Path):

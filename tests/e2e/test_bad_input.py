@@ -16,7 +16,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.integration.pipeline.conftest import GATED_TOKEN, Pipeline
+from tests.e2e.conftest import GATED_TOKEN, Pipeline
 
 BODY = {
     "model_name": "tiny",

@@ -10,7 +10,7 @@ from mistudio.train.v1 import train_service_pb2
 
 from mistudio_core.home import Home
 from mistudio_rpc.client import Client
-from tests.integration.pipeline.conftest import training
+from tests.e2e.conftest import training
 from tests.support.processes import control_process, kill_worker
 
 
