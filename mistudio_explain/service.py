@@ -39,6 +39,7 @@ class ExplainServicer:
         self, request: explain_service_pb2.StartExplainRequest, _: Context
     ) -> explain_service_pb2.StartExplainResponse:
         """The Find job must have completed, unless the request waits for it; the engine must be known."""
+        body_sha256 = messages.body_sha256(request)
         config = convert.config_of(request)
         engine = choose_engine(load_engines(self._runtime.home.engines_file), config.engine, config.model)
         find = await self._runtime.queries.get(config.find_job_id, "find")
@@ -49,6 +50,7 @@ class ExplainServicer:
             service=SERVICE,
             request=request.SerializeToString(deterministic=True),
             request_id=request.request_id,
+            body_sha256=body_sha256,
             model_name=find.model_name,
             inputs={"features": InputReference(job_id=find.job_id, kind="features")},
         )
@@ -81,9 +83,11 @@ class ExplainServicer:
         """See the contract."""
         records = await self._records(request.job_id)
         page = RankPage.parse(request.page_token, request.page_size or 50)
+        wanted = records[page.start : page.start + page.size]
+        explanations = page.fit([convert.explanation_message(r) for r in wanted])
         return explain_service_pb2.ListExplanationsResponse(
-            explanations=[convert.explanation_message(r) for r in records[page.start : page.start + page.size]],
-            next_page_token=page.next_token(len(records)),
+            explanations=explanations,
+            next_page_token=page.next_token(len(explanations), len(records)),
             total_explanations=len(records),
         )
 

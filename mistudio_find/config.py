@@ -13,6 +13,9 @@ from mistudio_core.errors import InvalidInput
 METRICS_VERSION = "1"
 """Version of the definitions in docs/metrics.md that this code follows."""
 
+MAX_FEATURE_TOKENS = 100_000
+"""Tokens of text kept a feature: its evidence must fit one message of 4 MiB."""
+
 _RANGES = {
     "top_texts": (1, 200),
     "context_tokens": (1, 512),
@@ -47,6 +50,15 @@ class FindConfig:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise InvalidInput.field(name, value, f"{low} to {high}")
+        window = 2 * self.context_tokens + 1
+        tokens = (self.top_texts + self.quantiles + self.contrast_texts) * window
+        if tokens > MAX_FEATURE_TOKENS:
+            raise InvalidInput.field(
+                "context_tokens",
+                self.context_tokens,
+                f"at most {MAX_FEATURE_TOKENS:,} tokens of text a feature; these settings keep {tokens:,}",
+                "Lower context_tokens, top_texts, quantiles or contrast_texts.",
+            )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -74,9 +74,10 @@ class FindServicer:
         pages = await self._pages(request.job_id)
         page = RankPage.parse(request.page_token, request.page_size or 50)
         records = await asyncio.to_thread(pages.page, page.start, page.size)
+        features = page.fit([convert.feature_message(r, brief=True) for r in records])
         return find_service_pb2.ListFeaturesResponse(
-            features=[convert.feature_message(r, brief=True) for r in records],
-            next_page_token=page.next_token(pages.total),
+            features=features,
+            next_page_token=page.next_token(len(features), pages.total),
             total_features=pages.total,
         )
 

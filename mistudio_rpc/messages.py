@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, TypeVar
@@ -55,6 +56,11 @@ def _plain(field: Any, value: Any) -> Any:
         return value
     prefix = field.enum_type.values[0].name.removesuffix("UNSPECIFIED")
     return field.enum_type.values_by_name[prefix + (str(value) or "unspecified").upper()].number
+
+
+def body_sha256(request: Message) -> str:
+    """Digest of a request as it came: what makes two starts with one request_id the same."""
+    return hashlib.sha256(request.SerializeToString(deterministic=True)).hexdigest()
 
 
 def enum_short(name: str, prefix: str) -> str:

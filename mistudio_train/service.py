@@ -53,6 +53,7 @@ class TrainServicer:
     async def _new_job(
         self, request: train_service_pb2.StartTrainingRequest, token: Secret
     ) -> tuple[NewJob, ModelFacts, str]:
+        body_sha256 = messages.body_sha256(request)
         config = convert.config_of(request, self._runtime.home)
         device = DeviceRequest(
             gpu_id=request.gpu_id if request.HasField("gpu_id") else None, min_gpu_memory_gb=request.min_gpu_memory_gb
@@ -72,6 +73,7 @@ class TrainServicer:
             service=SERVICE,
             request=request.SerializeToString(deterministic=True),
             request_id=request.request_id,
+            body_sha256=body_sha256,
             model_name=request.model_name,
             inputs={"corpus": corpus},
             device=device,

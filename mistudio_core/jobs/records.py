@@ -187,6 +187,8 @@ class NewJob:
     """Its request as the worker gets it, without secrets."""
     request_id: str = ""
     """Makes the start idempotent; empty for none."""
+    body_sha256: str = ""
+    """Digest of the request as it came, before defaults were decided; empty: that of `request`."""
     model_name: str = ""
     """The model it is about."""
     start_after: str = ""

@@ -155,7 +155,7 @@ def load(tx: Transaction, job_id: str) -> JobRecord:
 
 
 def _start(tx: Transaction, new: NewJob) -> tuple[JobRecord, bool]:
-    body_hash = hashlib.sha256(new.request).hexdigest()
+    body_hash = new.body_sha256 or hashlib.sha256(new.request).hexdigest()
     if new.request_id:
         row = tx.connection.execute(
             sa.select(jobs).where(
