@@ -5,10 +5,10 @@ Refuses at once what would be unsafe: a listener that others can reach needs a c
 
 from __future__ import annotations
 
-import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mistudio_core.address import is_loopback, split_address
 from mistudio_core.errors import InvalidInput
 from mistudio_rpc.channel import Tls
 
@@ -75,22 +75,3 @@ class GatewayConfig:
                     "a loopback address without certificate, any address with one",
                     "Give --tls-cert and --tls-key, or listen on 127.0.0.1.",
                 )
-
-
-def split_address(name: str, address: str) -> tuple[str, int]:
-    """Host and port of `host:port` or `[v6]:port`. Raises InvalidInput, naming the setting `name`."""
-    host, _, port = address.rpartition(":")
-    host = host.removeprefix("[").removesuffix("]")
-    if not host or not port.isascii() or not port.isdigit() or int(port) > 65535:
-        raise InvalidInput.field(name, address, "host:port with a port from 0 to 65535")
-    return host, int(port)
-
-
-def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach a listener on `host`."""
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -10,9 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
-from gateway.json_out import dumps
 from gateway.openapi import document
 from mistudio_rpc.contract import Contract
+from mistudio_rpc.json_out import dumps
 
 _WEB = Path(__file__).parent / "web"
 _FILES = {

@@ -18,9 +18,9 @@ from gateway.binding import Binding, decode_variable
 from gateway.body import read_json
 from gateway.config import Limits
 from gateway.json_in import fill, set_texts, unknown_field
-from gateway.json_out import fields_of
 from gateway.routing import Router
 from mistudio_core.errors import InvalidInput
+from mistudio_rpc.json_out import fields_of
 
 FORWARDED = frozenset({"authorization", "x-request-id", "traceparent", "tracestate"})
 

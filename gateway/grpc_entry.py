@@ -18,10 +18,11 @@ from grpc_health.v1._async import HealthServicer
 from grpc_reflection.v1alpha import reflection
 from grpc_status import rpc_status
 
-from gateway.config import GatewayConfig, is_loopback, split_address
+from gateway.config import GatewayConfig
 from gateway.exchange import FORWARDED
 from gateway.routing import Router, stopping
 from gateway.verdict import true_status
+from mistudio_core.address import is_loopback, split_address
 from mistudio_core.errors import MistudioError, NotFound, Unavailable
 from mistudio_rpc import status
 from mistudio_rpc.channel import LIMITS

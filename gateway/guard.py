@@ -12,8 +12,9 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.body import too_large
-from gateway.config import GatewayConfig, is_loopback, split_address
+from gateway.config import GatewayConfig
 from gateway.replies import error_reply, known
+from mistudio_core.address import is_loopback, split_address
 from mistudio_core.errors import Forbidden, InvalidInput, MistudioError
 
 _LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})

@@ -19,9 +19,9 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
 
-from gateway.json_out import WELL_KNOWN, fields_of, is_map, map_fields
 from mistudio_core.errors import FieldProblem, InvalidInput
 from mistudio_rpc.contract import reserved_value, short_name
+from mistudio_rpc.json_out import WELL_KNOWN, fields_of, is_map, map_fields
 
 F = FieldDescriptor
 BITS = {

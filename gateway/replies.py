@@ -14,9 +14,9 @@ from typing import Any
 import grpc
 from starlette.responses import Response
 
-from gateway.json_out import dumps
 from mistudio_core.errors import Internal, MistudioError
 from mistudio_rpc import status
+from mistudio_rpc.json_out import dumps
 
 log = logging.getLogger("gateway")
 

@@ -14,8 +14,8 @@ from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescript
 
 from gateway.descriptions import description
 from gateway.json_in import BITS
-from gateway.json_out import WELL_KNOWN, is_map, map_fields
 from mistudio_rpc.contract import reserved_field, reserved_value, short_name
+from mistudio_rpc.json_out import WELL_KNOWN, is_map, map_fields
 
 F = FieldDescriptor
 Schema = dict[str, Any]

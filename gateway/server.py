@@ -14,9 +14,10 @@ from pathlib import Path
 import uvicorn
 
 from gateway.app import create_app
-from gateway.config import GatewayConfig, split_address
+from gateway.config import GatewayConfig
 from gateway.grpc_entry import GrpcEntry, address_in_use
 from gateway.routing import Router
+from mistudio_core.address import split_address
 from mistudio_rpc.contract import Contract
 
 

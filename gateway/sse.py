@@ -16,10 +16,10 @@ from google.protobuf.message import Message
 from starlette.responses import Response, StreamingResponse
 
 from gateway.exchange import Exchange, reply_value, serialize
-from gateway.json_out import dumps, to_json
 from gateway.replies import error_body, known
 from gateway.routing import Router, stopping
 from mistudio_core.errors import InvalidInput
+from mistudio_rpc.json_out import dumps, to_json
 
 _RESUME_FIELD = "after_sequence"
 _HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}

@@ -8,7 +8,7 @@ from typing import Any
 from starlette.responses import Response
 
 from gateway.exchange import Exchange, reply_value, serialize
-from gateway.json_out import dumps, to_json
+from mistudio_rpc.json_out import dumps, to_json
 
 _IN_LOOP = 64 * 1024  # above, the reply is written off the event loop
 

@@ -16,11 +16,11 @@ from starlette.responses import Response
 from gateway.body import pieces
 from gateway.exchange import Exchange, reply_value, serialize
 from gateway.json_in import unknown_field
-from gateway.json_out import to_json
 from gateway.multipart import FilePart
 from gateway.replies import json_reply
 from gateway.verdict import true_status
 from mistudio_rpc.contract import Method, chunk_field, header_field
+from mistudio_rpc.json_out import to_json
 
 
 async def upload(exchange: Exchange) -> Response:

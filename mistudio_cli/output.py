@@ -63,7 +63,7 @@ def emit(value: Any) -> None:
 
 def message_json(message: Message) -> dict[str, Any]:
     """A message as the HTTP API shows it."""
-    from gateway.json_out import to_json
+    from mistudio_rpc.json_out import to_json
 
     return to_json(message)
 

@@ -53,7 +53,7 @@ def huggingface_token(file: Path | None) -> Secret | None:
 
 
 def _tls(target: str, *, secured: bool) -> Tls | None:
-    from gateway.config import is_loopback, split_address
+    from mistudio_core.address import is_loopback, split_address
     from mistudio_rpc.channel import Tls
 
     authority, certificate, key = (_path(f"MISTUDIO_TLS_{part}") for part in ("CA", "CERT", "KEY"))

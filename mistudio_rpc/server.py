@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
-import ipaddress
 import logging
 import signal
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -24,6 +23,7 @@ from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from mistudio_core.address import is_loopback, split_address
 from mistudio_core.errors import InvalidInput, Unavailable
 from mistudio_core.home import Home
 from mistudio_rpc.artifact_service import ArtifactServicer
@@ -71,25 +71,13 @@ class ServerConfig:
     """The RPCs to serve; None for the installed ones (tests add theirs)."""
 
 
-def is_loopback(address: str) -> bool:
-    """Whether an address can be reached from this machine only."""
-    if address.startswith("unix:"):
-        return True
-    host = address.rpartition(":")[0].strip("[]")
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
 class ControlServer:
     """A running control process, inside an event loop."""
 
     def __init__(self, config: ServerConfig, entries: Sequence[ServiceEntry]) -> None:
         """Nothing runs before `start`. Raises InvalidInput for an open address without TLS."""
-        if config.address and config.tls is None and not is_loopback(config.address):
+        self._open = bool(config.address) and not is_loopback(split_address("address", config.address)[0])
+        if self._open and config.tls is None:
             raise InvalidInput.field(
                 "address",
                 config.address,
@@ -137,7 +125,7 @@ class ControlServer:
         for name, servicer in servicers.items():
             register(server, self._contract, name, servicer)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        if not self._config.address or is_loopback(self._config.address):
+        if not self._open:
             names = [*servicers, health.SERVICE_NAME, reflection.SERVICE_NAME]
             reflection.enable_server_reflection(names, server)
         bind(server, self._config.home.control_target, None)
