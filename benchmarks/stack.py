@@ -47,19 +47,28 @@ def stack(*services: str, home: Path | None = None) -> Iterator[Stack]:
         }
         log = (place.logs / "benchmark.log").open("ab")
         began = time.monotonic()
+        scratch = "scratch" in services
+        serving = ["tests.support.processes", *services] if scratch else ["mistudio_cli", "serve", *services, "--json"]
         control = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.processes", *services],
+            [sys.executable, "-m", *serving],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.PIPE,
             stderr=log,
         )
-        if control.stdout is None or control.stdout.readline() != b"ready\n":
+        if control.stdout is None or b"ready" not in control.stdout.readline():
             raise RuntimeError((place.logs / "benchmark.log").read_text()[-2000:])
         ready_s = time.monotonic() - began
         arguments = ["--home", str(place.root), "--http", "127.0.0.1:0", "--grpc", "127.0.0.1:0"]
         gateway = subprocess.Popen(
-            [sys.executable, "-m", "tests.support.gateway", *arguments, "--endpoints-file", str(place.endpoints_file)],
+            [
+                sys.executable,
+                "-m",
+                "tests.support.gateway" if scratch else "gateway",
+                *arguments,
+                "--endpoints-file",
+                str(place.endpoints_file),
+            ],
             cwd=ROOT,
             env=environment,
             stdout=log,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mistudio_core import ids
+from mistudio_core.errors import Forbidden
 from mistudio_core.secret import Secret, read_sealed, write_sealed
 
 _SOCKET_LIMIT = 90  # sun_path holds 108 bytes; leave room for the name
@@ -22,6 +23,18 @@ def default_root() -> Path:
     """MISTUDIO_HOME, else `~/.local/share/mistudio`."""
     configured = os.environ.get("MISTUDIO_HOME")
     return Path(configured).expanduser() if configured else Path.home() / ".local" / "share" / "mistudio"
+
+
+def private_folder(folder: Path) -> None:
+    """Makes a folder that only its owner may enter. Raises Forbidden where someone else made it first."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    found = folder.stat()
+    if found.st_uid != os.getuid():
+        raise Forbidden(
+            f"The folder {folder} belongs to another user. Remove it, or set MISTUDIO_HOME and MISTUDIO_DEVICE_DIR."
+        )
+    if found.st_mode & 0o077:
+        folder.chmod(0o700)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +48,10 @@ class Home:
     def at(root: Path | None = None) -> Home:
         """The installation at `root`, else at the default place; makes its folders (mode 0700)."""
         home = Home((root or default_root()).expanduser().resolve())
-        for folder in (home.root, home.artifacts, home.logs, home.secrets, home.runtime):
+        for folder in (home.root, home.artifacts, home.logs):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for folder in (home.secrets, home.runtime):
+            private_folder(folder)
         return home
 
     @property

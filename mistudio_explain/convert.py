@@ -44,6 +44,18 @@ def result_message(result: ExplainResult) -> explain_service_pb2.GetExplainResul
     )
 
 
+def start_message(job: JobRecord) -> explain_service_pb2.StartExplainResponse:
+    """The reply to a start: the same for the first one and for every equal one after it."""
+    request = explain_service_pb2.StartExplainRequest.FromString(job.request)
+    return explain_service_pb2.StartExplainResponse(
+        job_id=job.job_id,
+        status=messages.status_value(job.status),
+        message=f"Explanation of {request.find_job_id} started with {request.engine}",
+        find_job_id=request.find_job_id,
+        engine=request.engine,
+    )
+
+
 def status_message(job: JobRecord) -> explain_service_pb2.GetExplainStatusResponse:
     """How far a run is."""
     done = job.progress.current if job.progress.unit == "features" else 0

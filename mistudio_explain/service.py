@@ -39,6 +39,9 @@ class ExplainServicer:
         self, request: explain_service_pb2.StartExplainRequest, _: Context
     ) -> explain_service_pb2.StartExplainResponse:
         """The Find job must have completed, unless the request waits for it; the engine must be known."""
+        earlier = await self._runtime.started(SERVICE, request)
+        if earlier is not None:
+            return convert.start_message(earlier)
         body_sha256 = messages.body_sha256(request)
         config = convert.config_of(request)
         engine = choose_engine(load_engines(self._runtime.home.engines_file), config.engine, config.model)
@@ -55,13 +58,7 @@ class ExplainServicer:
             inputs={"features": InputReference(job_id=find.job_id, kind="features")},
         )
         job, _fresh = await self._runtime.start_job(new, wait_for=find)
-        return explain_service_pb2.StartExplainResponse(
-            job_id=job.job_id,
-            status=messages.status_value(job.status),
-            message=f"Explanation of {find.job_id} started with {engine.name}",
-            find_job_id=find.job_id,
-            engine=engine.name,
-        )
+        return convert.start_message(job)
 
     async def GetExplainStatus(
         self, request: explain_service_pb2.GetExplainStatusRequest, _: Context

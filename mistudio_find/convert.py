@@ -45,6 +45,17 @@ def _counts(counts: Mapping[str, int]) -> list[finding_pb2.FeatureCount]:
     return [finding_pb2.FeatureCount(name=name, count=count) for name, count in counts.items()]
 
 
+def start_message(job: JobRecord) -> find_service_pb2.StartFindResponse:
+    """The reply to a start: the same for the first one and for every equal one after it."""
+    training = find_service_pb2.StartFindRequest.FromString(job.request).training_job_id
+    return find_service_pb2.StartFindResponse(
+        job_id=job.job_id,
+        status=messages.status_value(job.status),
+        message=f"Analysis of {training} started",
+        training_job_id=training,
+    )
+
+
 def status_message(job: JobRecord) -> find_service_pb2.GetFindStatusResponse:
     """How far an analysis is."""
     done = job.progress.current if job.progress.unit == "features" else 0

@@ -6,13 +6,13 @@ import asyncio
 from collections.abc import AsyncIterator
 
 from mistudio.artifact.v1 import artifact_pb2
+from mistudio.feature.v1 import feature_pb2
 from mistudio.find.v1 import find_service_pb2, finding_pb2
 
 from mistudio_core.jobs.records import COMPLETED, InputReference, NewJob
 from mistudio_find import convert
 from mistudio_find.outputs import ANALYSIS_FILE, CSV_FILE
 from mistudio_find.pages import FeaturePages
-from mistudio_rpc import messages
 from mistudio_rpc.artifact_service import file_parts
 from mistudio_rpc.paging import RankPage
 from mistudio_rpc.registry import ServiceEntry
@@ -34,6 +34,9 @@ class FindServicer:
         self, request: find_service_pb2.StartFindRequest, _: Context
     ) -> find_service_pb2.StartFindResponse:
         """The training job must have completed, unless the request waits for it."""
+        earlier = await self._runtime.started(SERVICE, request)
+        if earlier is not None:
+            return convert.start_message(earlier)
         config = convert.config_of(request)
         training = await self._runtime.queries.get(config.training_job_id, "train")
         if training.status != COMPLETED and (training.is_terminal or not request.wait_for_training):
@@ -46,12 +49,7 @@ class FindServicer:
             inputs={kind: InputReference(job_id=training.job_id, kind=kind) for kind in ("codes", "metadata", "sae")},
         )
         job, _fresh = await self._runtime.start_job(new, wait_for=training)
-        return find_service_pb2.StartFindResponse(
-            job_id=job.job_id,
-            status=messages.status_value(job.status),
-            message=f"Analysis of {training.job_id} started",
-            training_job_id=training.job_id,
-        )
+        return convert.start_message(job)
 
     async def GetFindStatus(
         self, request: find_service_pb2.GetFindStatusRequest, _: Context
@@ -73,8 +71,7 @@ class FindServicer:
         """See the contract."""
         pages = await self._pages(request.job_id)
         page = RankPage.parse(request.page_token, request.page_size or 50)
-        records = await asyncio.to_thread(pages.page, page.start, page.size)
-        features = page.fit([convert.feature_message(r, brief=True) for r in records])
+        features = await asyncio.to_thread(_features, pages, page)
         return find_service_pb2.ListFeaturesResponse(
             features=features,
             next_page_token=page.next_token(len(features), pages.total),
@@ -105,6 +102,13 @@ class FindServicer:
                 header=part if isinstance(part, artifact_pb2.DownloadHeader) else None,
                 chunk=part if isinstance(part, artifact_pb2.Chunk) else None,
             )
+
+
+def _features(pages: FeaturePages, page: RankPage) -> list[feature_pb2.Feature]:
+    """As many features of a page as fit a message; a record is read and converted only when it is its turn."""
+    ranks = range(page.start, min(page.start + page.size, pages.total))
+    records = (record for rank in ranks for record in pages.page(rank, 1))
+    return page.fit(convert.feature_message(record, brief=True) for record in records)
 
 
 entry = ServiceEntry(

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mistudio_core.errors import InvalidInput, LimitReached
+from mistudio_core.home import private_folder
 from mistudio_core.jobs.records import DeviceRequest
 
 
@@ -82,7 +83,7 @@ class DevicePool:
         """`cpu_slots` jobs at a time where there is no GPU; `folder` keeps the locks."""
         default = Path(tempfile.gettempdir()) / f"mistudio-devices-{os.getuid()}"
         self._folder = folder or Path(os.environ.get("MISTUDIO_DEVICE_DIR", default))
-        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(self._folder)
         self._cpu_slots = cpu_slots
 
     def check(self, request: DeviceRequest) -> None:
@@ -94,7 +95,8 @@ class DevicePool:
                 "gpu_id", request.gpu_id, there, "Leave it out to run on the CPU.", reason="GPU_NOT_FOUND"
             )
         if request.min_gpu_memory_gb:
-            largest = max((g.total_bytes for g in gpus), default=0) / 1e9
+            asked = [g for g in gpus if request.gpu_id in (None, g.index)]
+            largest = max((g.total_bytes for g in asked), default=0) / 1e9
             if largest < request.min_gpu_memory_gb:
                 raise LimitReached(
                     f"No GPU has {request.min_gpu_memory_gb:.1f} GB; the largest has {largest:.1f} GB. "
@@ -126,7 +128,7 @@ class DevicePool:
         if request.gpu_id is not None:
             return [f"cuda:{request.gpu_id}"]
         fitting = [g for g in gpus if g.free_bytes >= request.min_gpu_memory_gb * 1e9]
-        if fitting:
+        if fitting or request.min_gpu_memory_gb:
             return [f"cuda:{g.index}" for g in sorted(fitting, key=lambda g: -g.free_bytes)]
         return [f"cpu:{slot}" for slot in range(self._cpu_slots)]
 

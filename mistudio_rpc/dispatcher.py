@@ -11,7 +11,7 @@ import asyncio
 import base64
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
 from mistudio_core import clock
@@ -25,6 +25,7 @@ from mistudio_core.jobs.records import (
     QUEUED,
     RUNNING,
     AttemptRecord,
+    DeviceRequest,
     ErrorRecord,
     JobRecord,
 )
@@ -32,7 +33,8 @@ from mistudio_core.jobs.store import Claim
 from mistudio_rpc.devices import DeviceLease
 from mistudio_rpc.launcher import Ended, Launcher, Worker
 from mistudio_rpc.registry import ServiceEntry
-from mistudio_rpc.runtime import HOLD, Runtime
+from mistudio_rpc.runtime import Runtime
+from mistudio_rpc.sweep import sweep
 
 log = logging.getLogger("mistudio.dispatcher")
 TICK_SECONDS = 1.0
@@ -41,7 +43,8 @@ CANCEL_SECONDS = 8.0
 RETRY_SECONDS = 2.0
 """Wait between attempts that made no progress."""
 PAUSE_SECONDS = 5.0
-"""Least time that a job stays paused."""
+"""Least time that a job stays paused; doubles each time."""
+LONGEST_PAUSE_SECONDS = 300.0
 RESERVE_BYTES = 64 * 1024 * 1024
 """Free space that a job paused by a full disk needs to go on."""
 KEPT_CHECKPOINTS = 2
@@ -59,16 +62,15 @@ class Dispatcher:
         self._workers: dict[tuple[str, int], Worker] = {}
         self._cancel_deadline: dict[str, float] = {}
         self._not_before: dict[str, float] = {}
-        self._paused_since: dict[str, float] = {}
+        self._pauses: dict[str, tuple[int, float]] = {}
+        self._ends: dict[tuple[str, int], Ended] = {}
         self._task: asyncio.Task[None] | None = None
-        self._settling: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Adopts living workers, settles dead ones, and begins the loop."""
         for attempt in await self._runtime.queries.running_attempts(list(self._entries)):
-            await self._adopt(attempt)
-        if not self._workers:
-            self._runtime.artifacts.clear_staging()
+            self._adopt(attempt)
+        await sweep(self._runtime, staging=not self._workers)
         self._task = asyncio.create_task(self._loop(), name="dispatcher")
 
     async def stop(self) -> None:
@@ -76,7 +78,6 @@ class Dispatcher:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        await asyncio.gather(*self._settling, return_exceptions=True)
         self._launcher.close()
 
     async def _loop(self) -> None:
@@ -95,31 +96,45 @@ class Dispatcher:
                 continue
 
     async def _look(self) -> None:
+        for key, ended in list(self._ends.items()):
+            await self._guarded(key[0], self._ended(key, ended))
         open_jobs = await self._runtime.queries.with_status(list(self._entries), QUEUED, RUNNING, PAUSED)
+        full: set[tuple[DeviceRequest, bool]] = set()
         for job in open_jobs:
-            try:
-                await self._settle(job)
-            except MistudioError as error:
-                log.warning("%s: %s", job.job_id, error.message)
-            except Exception:
-                log.exception("job %s cannot be settled", job.job_id)
+            await self._guarded(job.job_id, self._settle(job, full))
 
-    async def _settle(self, job: JobRecord) -> None:
+    async def _guarded(self, job_id: str, work: Coroutine[None, None, None]) -> None:
+        """One bad job fails itself; what could not be done now is tried at the next look."""
+        try:
+            await work
+        except MistudioError as error:
+            log.warning("%s: %s", job_id, error.message)
+        except Exception:
+            log.exception("job %s cannot be settled", job_id)
+
+    async def _settle(self, job: JobRecord, full: set[tuple[DeviceRequest, bool]]) -> None:
+        key = (job.job_id, job.attempt)
         if job.status == QUEUED:
-            await self._try_start(job)
+            await self._try_start(job, full)
         elif job.status == PAUSED:
             await self._try_resume(job)
+        elif key not in self._workers and key not in self._ends:
+            self._on_end(key, Ended(code=None, out_of_memory=False))  # running, and nobody has it
         elif job.cancel_requested:
             self._enforce_cancel(job)
 
-    async def _try_start(self, job: JobRecord) -> None:
+    async def _try_start(self, job: JobRecord, full: set[tuple[DeviceRequest, bool]]) -> None:
         if self._runtime.draining or clock.monotonic() < self._not_before.get(job.job_id, 0.0):
             return
         if not await self._upstream_done(job):
             return
         entry = self._entries[job.service]
-        lease = self._runtime.devices.acquire(job.device_request, wants_gpu=entry.wants_gpu)
+        wish = (job.device_request, entry.wants_gpu)
+        lease = None
+        if wish not in full:
+            lease = await asyncio.to_thread(self._runtime.devices.acquire, wish[0], wants_gpu=wish[1])
         if lease is None:
+            full.add(wish)
             await self._explain_wait(job, "waits for a free device; jobs run one after the other on each")
             return
         try:
@@ -130,8 +145,6 @@ class Dispatcher:
     async def _upstream_done(self, job: JobRecord) -> bool:
         if not job.start_after:
             return True
-        if job.start_after == HOLD:
-            return False
         upstream = await self._runtime.queries.get(job.start_after)
         if upstream.status == COMPLETED:
             return True
@@ -159,9 +172,14 @@ class Dispatcher:
         claim = await self._runtime.jobs.claim(job.job_id, lease.device)
         if claim is None:
             return
-        spec = await self._spec(claim, entry, inputs, lease.device)
-        worker = self._launcher.start(spec, lease)
         key = (job.job_id, claim.job.attempt)
+        try:
+            spec = await self._spec(claim, entry, inputs, lease.device)
+            worker = self._launcher.start(spec, lease)
+        except Exception:
+            log.exception("no worker could be started for %s", job.job_id)
+            self._on_end(key, Ended(code=1, out_of_memory=False))
+            return
         self._workers[key] = worker
         self._launcher.on_end(worker, lambda ended: self._on_end(key, ended))
         await self._runtime.jobs.set_process(*key, worker.pid, worker.process_start)
@@ -203,37 +221,38 @@ class Dispatcher:
             "secrets": self._runtime.secrets_of(job.job_id),
         }
 
-    async def _adopt(self, attempt: AttemptRecord) -> None:
+    def _adopt(self, attempt: AttemptRecord) -> None:
         key = (attempt.job_id, attempt.attempt)
         worker = self._launcher.adopt(attempt.pid, attempt.process_start)
         if worker is None:
-            await self._ended(key, Ended(code=None, out_of_memory=False))
+            self._on_end(key, Ended(code=None, out_of_memory=False))
             return
         log.info("adopted the worker of %s (pid %d)", attempt.job_id, attempt.pid)
         self._workers[key] = worker
         self._launcher.on_end(worker, lambda ended: self._on_end(key, ended))
 
     def _on_end(self, key: tuple[str, int], ended: Ended) -> None:
-        task = asyncio.create_task(self._ended(key, ended))
-        self._settling.add(task)
-        task.add_done_callback(self._settling.discard)
+        """Notes that a worker is gone; the loop settles its job, as often as it takes."""
+        self._ends[key] = ended
+        self._runtime.wake.set()
 
     async def _ended(self, key: tuple[str, int], ended: Ended) -> None:
         """Settles a job whose worker's process is gone, with or without its final report."""
         job_id, attempt = key
-        self._workers.pop(key, None)
-        self._cancel_deadline.pop(job_id, None)
         reason = "OUT_OF_MEMORY" if ended.out_of_memory else "WORKER_DIED"
         job = await self._runtime.jobs.end_attempt(
             job_id, attempt, counts=not ended.killed_from_outside, reason=reason, message=ended.message
         )
-        shutil.rmtree(self._runtime.home.scratch / job_id / str(attempt), ignore_errors=True)
+        del self._ends[key]
+        self._workers.pop(key, None)
+        self._cancel_deadline.pop(job_id, None)
+        scratch = self._runtime.home.scratch / job_id
+        await asyncio.to_thread(shutil.rmtree, scratch if job.is_terminal else scratch / str(attempt), True)
         if job.status == QUEUED and not ended.killed_from_outside:
             self._not_before[job_id] = clock.monotonic() + RETRY_SECONDS * job.fruitless_attempts
         if job.is_terminal:
-            self._runtime.forget_secrets(job_id)
             self._not_before.pop(job_id, None)
-            shutil.rmtree(self._runtime.home.scratch / job_id, ignore_errors=True)
+            self._pauses.pop(job_id, None)
         self._runtime.wake.set()
 
     def _enforce_cancel(self, job: JobRecord) -> None:
@@ -244,11 +263,15 @@ class Dispatcher:
             worker.kill()
 
     async def _try_resume(self, job: JobRecord) -> None:
-        since = self._paused_since.setdefault(job.job_id, clock.monotonic())
+        """Longer pauses the more often it paused: how much space it needs is not known."""
+        times, since = self._pauses.setdefault(job.job_id, (0, clock.monotonic()))
+        wait = min(PAUSE_SECONDS * 2**times, LONGEST_PAUSE_SECONDS)
         free = shutil.disk_usage(self._runtime.home.root).free
-        if clock.monotonic() - since >= PAUSE_SECONDS and free >= RESERVE_BYTES:
-            del self._paused_since[job.job_id]
+        if since and clock.monotonic() - since >= wait and free >= RESERVE_BYTES:
+            self._pauses[job.job_id] = (times + 1, 0.0)
             await self._runtime.jobs.requeue(job.job_id)
+        elif not since:
+            self._pauses[job.job_id] = (times, clock.monotonic())
 
     async def prune_checkpoints(self, job_id: str) -> None:
         """Removes checkpoints older than the newest two: the row first, then the files."""

@@ -44,6 +44,4 @@ class JobServicer:
     ) -> job_service_pb2.CancelJobResponse:
         """See the contract."""
         job = await self._runtime.jobs.cancel(request.job_id, request.etag)
-        if job.is_terminal:
-            self._runtime.forget_secrets(job.job_id)
         return job_service_pb2.CancelJobResponse(job=messages.job_message(job))

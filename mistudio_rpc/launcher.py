@@ -45,7 +45,8 @@ class Ended:
         if self.code is None:
             return "the worker is gone"
         if self.code < 0:
-            return f"the worker was killed by {signal.Signals(-self.code).name}"
+            known = -self.code in {s.value for s in signal.Signals}
+            return f"the worker was killed by {signal.Signals(-self.code).name if known else f'signal {-self.code}'}"
         return f"the worker ended with exit code {self.code}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -31,7 +31,7 @@ class RankPage:
             raise InvalidInput.field("page_token", token, "the next_page_token of an earlier page, or nothing")
         return RankPage(int(token or 0), size)
 
-    def fit(self, items: Sequence[M]) -> list[M]:
+    def fit(self, items: Iterable[M]) -> list[M]:
         """As many of the items, in order, as go into one message; at least one."""
         kept: list[M] = []
         room = PAGE_BYTES

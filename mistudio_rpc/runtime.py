@@ -15,16 +15,27 @@ from typing import TypeVar
 from google.protobuf.message import Message
 
 import mistudio_core
+from mistudio_core import ids
 from mistudio_core.artifacts import ArtifactReader, ArtifactRecord, ArtifactStore
+from mistudio_core.artifacts.files import disk_errors
 from mistudio_core.errors import NotFound, NotReady
 from mistudio_core.home import Home
 from mistudio_core.jobs.database import Database
 from mistudio_core.jobs.migrations import migrate
 from mistudio_core.jobs.queries import JobQueries
-from mistudio_core.jobs.records import COMPLETED, TERMINAL, EventRecord, JobRecord, NewJob
-from mistudio_core.jobs.store import JobStore
+from mistudio_core.jobs.records import (
+    COMPLETED,
+    TERMINAL,
+    EventRecord,
+    Finished,
+    JobRecord,
+    NewJob,
+    StateChanged,
+)
+from mistudio_core.jobs.store import JobStore, request_id_reused
 from mistudio_core.jobs.worker_store import WorkerStore
 from mistudio_core.secret import Secret, read_sealed, write_sealed
+from mistudio_rpc import messages
 from mistudio_rpc.devices import DevicePool
 from mistudio_rpc.watch import WatchHub
 
@@ -69,8 +80,8 @@ class Runtime:
         self.hub = WatchHub(self.queries)
         loop = asyncio.get_running_loop()
 
-        def committed(events: Sequence[EventRecord], touched: frozenset[str]) -> None:
-            if events or touched:
+        def committed(events: Sequence[EventRecord]) -> None:
+            if events:
                 loop.call_soon_threadsafe(self._published, events)
 
         self.database.on_commit(committed)
@@ -88,27 +99,53 @@ class Runtime:
 
     def _published(self, events: Sequence[EventRecord]) -> None:
         self.hub.publish(events)
-        self.wake.set()
+        for event in events:
+            if isinstance(event.payload, Finished):
+                self.forget_secrets(event.job_id)
+            if isinstance(event.payload, StateChanged):
+                self.wake.set()
+
+    async def started(self, service: str, request: Message) -> JobRecord | None:
+        """The job that the same request with the same request_id started before; None for none.
+
+        Asked before any check: a start that was accepted stays accepted, whatever changed since.
+        Raises InvalidInput (REQUEST_ID_REUSED).
+        """
+        request_id = str(getattr(request, "request_id", ""))
+        found = await self.queries.started(service, request_id) if request_id else None
+        if found is None:
+            return None
+        job, digest = found
+        if digest != messages.body_sha256(request):
+            raise request_id_reused(request_id, job.job_id)
+        return job
 
     async def start_job(
         self, new: NewJob, *, secrets: Mapping[str, Secret] | None = None, wait_for: JobRecord | None = None
     ) -> tuple[JobRecord, bool]:
-        """Records a job; (job, whether it is new). Secrets go to a sealed file before the worker can ask.
+        """Records a job; (job, whether it is new). Secrets are sealed before the job can be seen.
 
         `wait_for` is the job it builds on: unless that has completed, the job starts after it.
         """
         if wait_for is not None and wait_for.status != COMPLETED:
             new = replace(new, start_after=wait_for.job_id)
         given = {k: v.reveal() for k, v in (secrets or {}).items() if v}
-        if given:
-            # queued under a hold until the sealed file is there, so that no worker starts without it
-            job, fresh = await self.jobs.start(replace(new, start_after=new.start_after or HOLD))
-            if fresh:
-                path = self.home.secrets / f"{job.job_id}.json"
+        if not given:
+            return await self.jobs.start(new)
+        # shielded: a caller that leaves must not come between the sealed file and its job
+        return await asyncio.shield(self._start_sealed(new, given))
+
+    async def _start_sealed(self, new: NewJob, given: dict[str, str]) -> tuple[JobRecord, bool]:
+        new = replace(new, job_id=ids.new_job_id(new.service))
+        path = self.home.secrets / f"{new.job_id}.json"
+        fresh = False
+        try:
+            with disk_errors(self.home.secrets, "a secret of the job"):
                 await asyncio.to_thread(write_sealed, path, Secret(json.dumps(given)))
-                await self.jobs.release(job.job_id, new.start_after)
-        else:
             job, fresh = await self.jobs.start(new)
+        finally:
+            if not fresh:
+                path.unlink(missing_ok=True)
         return job, fresh
 
     def secrets_of(self, job_id: str) -> dict[str, str]:
@@ -144,10 +181,6 @@ class Runtime:
                 f"Job {job_id} has no artifact of kind {kind}.", reason="ARTIFACT_NOT_FOUND", facts={"job_id": job_id}
             )
         return records[-1]
-
-
-HOLD = "(secrets)"
-"""`start_after` of a job whose secrets are being sealed."""
 
 
 def not_ready(job: JobRecord) -> NotReady:

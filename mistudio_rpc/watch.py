@@ -14,12 +14,13 @@ from collections.abc import AsyncIterator, Sequence
 from mistudio.job.v1 import job_event_pb2, job_service_pb2
 
 from mistudio_core import clock
-from mistudio_core.errors import InvalidInput
+from mistudio_core.errors import InvalidInput, Unavailable
 from mistudio_core.jobs.queries import JobQueries
 from mistudio_core.jobs.records import EventRecord, Finished, ProgressRecord
 from mistudio_rpc import messages
 
 RING_EVENTS = 512
+RING_BYTES = 256 * 1024
 _FEEDS = 256
 HEARTBEAT_SECONDS = 15.0
 
@@ -27,15 +28,27 @@ HEARTBEAT_SECONDS = 15.0
 class _Feed:
     """Recent events of one job and its latest progress, as bytes."""
 
-    __slots__ = ("changed", "last", "progress", "progress_version", "ring", "watchers")
+    __slots__ = ("changed", "last", "progress", "progress_version", "ring", "size", "watchers")
 
     def __init__(self, last: int) -> None:
-        self.ring: deque[tuple[int, bytes, bool]] = deque(maxlen=RING_EVENTS)
+        self.ring: deque[tuple[int, bytes, bool]] = deque()
+        self.size = 0  # bytes in the ring
         self.last = last  # sequence of the newest event
         self.progress = b""
         self.progress_version = 0
         self.changed = asyncio.Event()
         self.watchers = 0
+
+    def add(self, sequence: int, encoded: bytes, last: bool) -> None:
+        """Appends an event and drops the oldest beyond the limits; a gap empties the ring first."""
+        if sequence != self.last + 1:
+            self.ring.clear()  # watchers read the database for what is missing
+            self.size = 0
+        self.ring.append((sequence, encoded, last))
+        self.size += len(encoded)
+        while len(self.ring) > RING_EVENTS or (self.size > RING_BYTES and len(self.ring) > 1):
+            self.size -= len(self.ring.popleft()[1])
+        self.last = sequence
 
     def wake(self) -> None:
         """Wakes every watcher once; each then waits on a fresh event."""
@@ -68,11 +81,10 @@ class WatchHub:
             feed = self._feed(event.job_id, event.sequence - 1)
             if event.sequence <= feed.last:
                 continue
-            if event.sequence != feed.last + 1:
-                feed.ring.clear()  # a gap: watchers read the database for what is missing
-            feed.ring.append((event.sequence, _encode(messages.event_message(event)), _is_last(event)))
-            feed.last = event.sequence
+            feed.add(event.sequence, _encode(messages.event_message(event)), _is_last(event))
             woken[event.job_id] = feed
+            if _is_last(event) and feed.watchers == 0:
+                del self._feeds[event.job_id]
         for feed in woken.values():
             feed.wake()
 
@@ -141,12 +153,13 @@ class WatchHub:
                         await changed.wait()
                 except TimeoutError:
                     yield _heartbeat(job_id)
+        raise Unavailable("The service is stopping. Attach again in a moment; no event is lost.")
 
     def _feed(self, job_id: str, last: int) -> _Feed:
         feed = self._feeds.get(job_id)
         if feed is None:
-            feed = self._feeds[job_id] = _Feed(last)
             self._forget_idle()
+            feed = self._feeds[job_id] = _Feed(last)
         else:
             self._feeds.move_to_end(job_id)
         return feed
@@ -154,7 +167,7 @@ class WatchHub:
     def _forget_idle(self) -> None:
         """Keeps the newest feeds, and every one that is watched."""
         for job_id in list(self._feeds):
-            if len(self._feeds) <= _FEEDS:
+            if len(self._feeds) < _FEEDS:
                 return
             if self._feeds[job_id].watchers == 0:
                 del self._feeds[job_id]

@@ -45,6 +45,7 @@ class WorkerServicer:
     ) -> worker_service_pb2.CommitArtifactResponse:
         """See the contract."""
         lease = _lease(request.lease)
+        await self._runtime.worker_jobs.check(lease)  # before a path of the message is looked at
         record = messages.artifact_record(request.artifact, request.folder)
         if record.job_id != lease.job_id or record.attempt != lease.attempt:
             raise InvalidInput.field("artifact.job_id", record.job_id, "the job and attempt of the lease")
@@ -57,7 +58,7 @@ class WorkerServicer:
     async def Finish(self, request: worker_service_pb2.FinishRequest, _: Context) -> worker_service_pb2.FinishResponse:
         """See the contract."""
         outcome = request.WhichOneof("outcome")
-        job = await self._runtime.worker_jobs.finish(
+        await self._runtime.worker_jobs.finish(
             _lease(request.lease),
             Outcome(
                 result=request.result if outcome == "result" else None,
@@ -66,8 +67,6 @@ class WorkerServicer:
                 cancelled=outcome == "cancelled",
             ),
         )
-        if job.is_terminal:
-            self._runtime.forget_secrets(job.job_id)
         return worker_service_pb2.FinishResponse()
 
 

@@ -90,10 +90,25 @@ def _stats(stats: TrainingStats) -> training_pb2.TrainingStats:
     return training_pb2.TrainingStats(feature_statistics=features, quality_gates=gates, **plain)
 
 
-def status_message(job: JobRecord, facts: ModelFacts | None) -> train_service_pb2.GetTrainingStatusResponse:
+def start_message(job: JobRecord) -> train_service_pb2.StartTrainingResponse:
+    """The reply to a start: the same for the first one and for every equal one after it."""
+    facts, layer = ModelFacts(**job.details["facts"]), job.details["layer"]
+    chosen = f"; layer {layer} of {facts.total_layers} was chosen" if job.details["layer_was_chosen"] else ""
+    return train_service_pb2.StartTrainingResponse(
+        job_id=job.job_id,
+        status=messages.status_value(job.status),
+        message=f"Training job started for {job.model_name}{chosen}",
+        model_name=job.model_name,
+        requires_token=facts.requires_token,
+        memory_check="passed",
+        optimizations_applied=f"Layers after {layer} are neither read nor loaded",
+    )
+
+
+def status_message(job: JobRecord) -> train_service_pb2.GetTrainingStatusResponse:
     """How far a training job is, in the published form."""
     values = job.metrics.values if job.metrics else {}
-    response = train_service_pb2.GetTrainingStatusResponse(
+    return train_service_pb2.GetTrainingStatusResponse(
         job_id=job.job_id,
         status=messages.status_value(job.status),
         progress=1.0 if job.status == "completed" else job.progress.fraction,
@@ -101,15 +116,11 @@ def status_message(job: JobRecord, facts: ModelFacts | None) -> train_service_pb
         current_loss=values.get("current_loss", 0.0),
         estimated_time_remaining=job.progress.remaining_s,
         message=status_line(job),
+        model_info=model_info(ModelFacts(**job.details["facts"]), job.details["layer"]),
         last_checkpoint=weights_of_checkpoint(job.last_checkpoint) if job.last_checkpoint else None,
         error=messages.error_message(job.error),
         metrics=messages.metric_message(job.metrics),
     )
-    if facts is not None:
-        request = train_service_pb2.StartTrainingRequest.FromString(job.request)
-        layer = request.layer_number if request.HasField("layer_number") else 0
-        response.model_info.CopyFrom(model_info(facts, layer))
-    return response
 
 
 def status_line(job: JobRecord) -> str:

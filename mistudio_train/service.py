@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import functools
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 from mistudio.train.v1 import train_service_pb2, training_pb2
 
@@ -31,6 +33,7 @@ class TrainServicer:
     def __init__(self, runtime: Runtime) -> None:
         """Over the process's runtime."""
         self._runtime = runtime
+        self._hub = ThreadPoolExecutor(max_workers=4, thread_name_prefix="hub")
 
     async def StartTraining(
         self, request: train_service_pb2.StartTrainingRequest, _: Context
@@ -38,21 +41,13 @@ class TrainServicer:
         """Checks everything that can be known before the job exists, then records it."""
         token = Secret(request.huggingface_token)
         request.huggingface_token = ""
-        new, facts, message = await self._new_job(request, token)
-        job, _fresh = await self._runtime.start_job(new, secrets={_TOKEN: token})
-        return train_service_pb2.StartTrainingResponse(
-            job_id=job.job_id,
-            status=messages.status_value(job.status),
-            message=message,
-            model_name=request.model_name,
-            requires_token=facts.requires_token,
-            memory_check="passed",
-            optimizations_applied=f"Layers after {request.layer_number} are neither read nor loaded",
-        )
+        job = await self._runtime.started(SERVICE, request)
+        if job is None:
+            new = await self._new_job(request, token)
+            job, _fresh = await self._runtime.start_job(new, secrets={_TOKEN: token})
+        return convert.start_message(job)
 
-    async def _new_job(
-        self, request: train_service_pb2.StartTrainingRequest, token: Secret
-    ) -> tuple[NewJob, ModelFacts, str]:
+    async def _new_job(self, request: train_service_pb2.StartTrainingRequest, token: Secret) -> NewJob:
         body_sha256 = messages.body_sha256(request)
         config = convert.config_of(request, self._runtime.home)
         device = DeviceRequest(
@@ -64,12 +59,10 @@ class TrainServicer:
         layer = config.layer_of(facts.total_layers)
         check_layer(facts, layer)
         config.sequence_length_of(facts.max_positions)
-        message = f"Training job started for {request.model_name}"
-        if not request.HasField("layer_number"):
-            message += f"; layer {layer} of {facts.total_layers} was chosen"
-            request.layer_number = layer  # the job keeps what was decided, and the reply says it
+        chosen = not request.HasField("layer_number") and not request.hook_name
+        request.layer_number = layer  # the job keeps what was decided, and the reply says it
         request.hook_name = ""
-        new = NewJob(
+        return NewJob(
             service=SERVICE,
             request=request.SerializeToString(deterministic=True),
             request_id=request.request_id,
@@ -77,8 +70,8 @@ class TrainServicer:
             model_name=request.model_name,
             inputs={"corpus": corpus},
             device=device,
+            details={"facts": asdict(facts), "layer": layer, "layer_was_chosen": chosen},
         )
-        return new, facts, message
 
     async def _corpus(self, name: str) -> InputReference:
         uri = corpus_uri(name)
@@ -93,22 +86,15 @@ class TrainServicer:
         return InputReference(uri=uri, sha256=record.sha256)
 
     async def _facts(self, name: str, token: Secret) -> ModelFacts:
-        return await asyncio.to_thread(inspect_model, name, token=token or None, model_root=self._runtime.home.models)
+        """Asks the hub in threads of its own: a slow one must not hold up the work of other jobs."""
+        ask = functools.partial(inspect_model, name, token=token or None, model_root=self._runtime.home.models)
+        return await asyncio.get_running_loop().run_in_executor(self._hub, ask)
 
     async def GetTrainingStatus(
         self, request: train_service_pb2.GetTrainingStatusRequest, _: Context
     ) -> train_service_pb2.GetTrainingStatusResponse:
-        """The model is described where that needs no token and no hub."""
-        job = await self._runtime.queries.get(request.job_id, SERVICE)
-        facts = None
-        if job.status == "completed":
-            result = train_service_pb2.GetTrainingResultResponse.FromString(job.result or b"")
-            response = convert.status_message(job, None)
-            response.model_info.CopyFrom(result.model_info)
-            return response
-        with contextlib.suppress(MistudioError):
-            facts = await self._facts(job.model_name, Secret(self._runtime.secrets_of(job.job_id).get(_TOKEN, "")))
-        return convert.status_message(job, facts)
+        """See the contract."""
+        return convert.status_message(await self._runtime.queries.get(request.job_id, SERVICE))
 
     async def GetTrainingResult(
         self, request: train_service_pb2.GetTrainingResultRequest, _: Context

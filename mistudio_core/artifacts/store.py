@@ -19,6 +19,7 @@ from mistudio_core.errors import Corrupt
 from mistudio_core.failpoints import failpoint
 
 MANIFEST = "manifest.json"
+MAX_MANIFEST_BYTES = 16 * 1024 * 1024
 _NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,199}$")
 
 
@@ -161,7 +162,8 @@ class ArtifactStore:
         path = self.root / record.folder / MANIFEST
         expected = sha256 or record.sha256
         try:
-            found = ArtifactRecord.parse(path.read_bytes(), record.folder)
+            with path.open("rb") as handle:
+                found = ArtifactRecord.parse(handle.read(MAX_MANIFEST_BYTES), record.folder)
         except FileNotFoundError as error:
             raise Corrupt(
                 f"Artifact {record.uri} is missing from the store. Restore it from a backup or run its job again.",

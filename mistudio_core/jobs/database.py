@@ -34,10 +34,9 @@ class Transaction:
         """Made by the writer thread."""
         self.connection = connection
         self.events: list[EventRecord] = []
-        self.touched: set[str] = set()
 
 
-Listener = Callable[[Sequence[EventRecord], frozenset[str]], None]
+Listener = Callable[[Sequence[EventRecord]], None]
 _Write = tuple[Callable[[Transaction], Any], "Future[Any]"]
 
 
@@ -79,14 +78,14 @@ class Database:
         """Opens the file and starts the writer thread; the schema must be in place (`migrate`)."""
         self._engine = open_engine(path)
         self._queue: queue.Queue[_Write | None] = queue.Queue(_QUEUE)
-        self._listener: Listener = lambda events, touched: None
+        self._listener: Listener = lambda events: None
         self._readers = ThreadPoolExecutor(max_workers=4, thread_name_prefix="db-read")
         self._writer = threading.Thread(target=self._run, name="db-write", daemon=True)
         self._closed = False
         self._writer.start()
 
     def on_commit(self, listener: Listener) -> None:
-        """Sets who is told (events in order, job ids touched) after each commit, in the writer thread."""
+        """Sets who is told the events, in order, after each commit, in the writer thread."""
         self._listener = listener
 
     def write(self, operation: Callable[[Transaction], T]) -> Future[T]:
@@ -140,7 +139,6 @@ class Database:
         """Runs a batch in one transaction and resolves its futures after the commit."""
         done: list[tuple[Future[Any], Any, BaseException | None]] = []
         events: list[EventRecord] = []
-        touched: set[str] = set()
         try:
             with self._engine.connect().execution_options(write=True) as connection, connection.begin():
                 for operation, future in batch:
@@ -153,7 +151,6 @@ class Database:
                         continue
                     done.append((future, value, None))
                     events.extend(transaction.events)
-                    touched |= transaction.touched
         except sa.exc.OperationalError as error:
             for _, future in batch:
                 future.set_exception(_unavailable(error))
@@ -162,7 +159,7 @@ class Database:
             for _, future in batch:
                 future.set_exception(error)
             return
-        self._listener(events, frozenset(touched))
+        self._listener(events)
         for future, value, refusal in done:
             if refusal is None:
                 future.set_result(value)

@@ -112,6 +112,17 @@ class JobQueries:
             query = query.where(artifacts.c.kind == kind)
         return [artifact_of(row) for row in await self._rows(query)]
 
+    async def folders(self) -> set[str]:
+        """Folders of all artifacts that have a row."""
+        return {str(row[0]) for row in await self._rows(sa.select(artifacts.c.folder))}
+
+    async def started(self, service: str, request_id: str, tenant: str = "default") -> tuple[JobRecord, str] | None:
+        """(the job that was started with a request_id, digest of its request); None for none."""
+        rows = await self._rows(
+            sa.select(jobs).where(jobs.c.tenant == tenant, jobs.c.service == service, jobs.c.request_id == request_id)
+        )
+        return (job_of(rows[0]), rows[0].request_hash) if rows else None
+
     async def artifact(self, uri: str, sha256: str = "") -> ArtifactRecord:
         """The newest artifact of a URI, or the one with a digest. Raises NotFound."""
         query = sa.select(artifacts).where(artifacts.c.uri == uri).order_by(artifacts.c.id.desc()).limit(1)
@@ -133,6 +144,6 @@ class JobQueries:
 
 def _parse_token(token: str) -> tuple[int, str]:
     created, _, job_id = token.partition(".")
-    if not created.isdigit() or not job_id:
+    if not (created.isascii() and created.isdecimal() and len(created) <= 18) or not job_id:
         raise InvalidInput.field("page_token", token, "the next_page_token of an earlier page, or nothing")
     return int(created), job_id

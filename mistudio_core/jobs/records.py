@@ -203,6 +203,10 @@ class NewJob:
     """The tenant it belongs to."""
     trace_context: str = ""
     """W3C traceparent of the call that started it."""
+    details: dict[str, Any] = field(default_factory=dict)
+    """What the service found out when it accepted the job and wants to tell later, as JSON."""
+    job_id: str = ""
+    """Its id where that was made before; empty for a fresh one."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -236,6 +240,7 @@ class JobRecord:
     cancel_requested: bool
     last_sequence: int
     device: str
+    details: dict[str, Any]
 
     @property
     def is_terminal(self) -> bool:

@@ -67,7 +67,6 @@ def append_event(transaction: Transaction, job_id: str, attempt: int, payload: P
         )
     )
     transaction.events.append(record)
-    transaction.touched.add(job_id)
     return record
 
 
@@ -111,6 +110,7 @@ def job_of(row: sa.Row[Any]) -> JobRecord:
         cancel_requested=row.cancel_requested,
         last_sequence=row.last_sequence,
         device=row.device,
+        details=row.details,
     )
 
 

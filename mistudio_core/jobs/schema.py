@@ -41,6 +41,7 @@ jobs = sa.Table(
     sa.Column("cancel_requested", sa.Boolean, nullable=False),
     sa.Column("last_sequence", sa.BigInteger, nullable=False),
     sa.Column("device", sa.Text, nullable=False),
+    sa.Column("details", sa.JSON, nullable=False),
     sa.UniqueConstraint("tenant", "service", "request_id", name="jobs_request_id"),
 )
 sa.Index("jobs_by_status", jobs.c.status, jobs.c.created_at)

@@ -93,18 +93,6 @@ class JobStore:
         """
         return await self._write(lambda tx: _end_attempt(tx, job_id, attempt, counts, reason, message))
 
-    async def release(self, job_id: str, start_after: str) -> None:
-        """Replaces what a queued job waits for."""
-
-        def operation(tx: Transaction) -> None:
-            reason = f"waits for {start_after}" if start_after else ""
-            tx.connection.execute(
-                sa.update(jobs).where(jobs.c.job_id == job_id).values(start_after=start_after, queue_reason=reason)
-            )
-            tx.touched.add(job_id)
-
-        await self._write(operation)
-
     async def fail(self, job_id: str, error: ErrorRecord) -> JobRecord:
         """Fails a job that no worker has."""
         return await self._write(lambda tx: _finish_job(tx, job_id, FAILED, error))
@@ -118,7 +106,6 @@ class JobStore:
 
         def operation(tx: Transaction) -> None:
             tx.connection.execute(sa.update(jobs).where(jobs.c.job_id == job_id).values(queue_reason=reason[:500]))
-            tx.touched.add(job_id)
 
         await self._write(operation)
 
@@ -146,6 +133,17 @@ class JobStore:
         await self._write(lambda tx: tx.connection.execute(sa.delete(artifacts).where(artifacts.c.folder.in_(folders))))
 
 
+def request_id_reused(request_id: str, job_id: str) -> InvalidInput:
+    """The error for a request_id that came before with another body."""
+    return InvalidInput.field(
+        "request_id",
+        request_id,
+        "an id that was not used with another body",
+        f"Job {job_id} has it; send the same body again or a new id.",
+        reason="REQUEST_ID_REUSED",
+    )
+
+
 def load(tx: Transaction, job_id: str) -> JobRecord:
     """The job inside a transaction. Raises NotFound."""
     row = tx.connection.execute(sa.select(jobs).where(jobs.c.job_id == job_id)).first()
@@ -164,15 +162,9 @@ def _start(tx: Transaction, new: NewJob) -> tuple[JobRecord, bool]:
         ).first()
         if row is not None:
             if row.request_hash != body_hash:
-                raise InvalidInput.field(
-                    "request_id",
-                    new.request_id,
-                    "an id that was not used with another body",
-                    f"Job {row.job_id} has it; send the same body again or a new id.",
-                    reason="REQUEST_ID_REUSED",
-                )
+                raise request_id_reused(new.request_id, row.job_id)
             return job_of(row), False
-    job_id = ids.new_job_id(new.service)
+    job_id = new.job_id or ids.new_job_id(new.service)
     tx.connection.execute(
         sa.insert(jobs).values(
             job_id=job_id,
@@ -198,6 +190,7 @@ def _start(tx: Transaction, new: NewJob) -> tuple[JobRecord, bool]:
             cancel_requested=False,
             last_sequence=0,
             device="",
+            details=new.details,
         )
     )
     append_event(tx, job_id, 0, StateChanged(status=QUEUED))

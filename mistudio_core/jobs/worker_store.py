@@ -90,6 +90,10 @@ class WorkerStore:
 
         return await self._write(operation)
 
+    async def check(self, lease: Lease) -> None:
+        """Raises StaleAttempt unless the lease holds."""
+        await self._write(lambda tx: _fence(tx, lease))
+
     async def report(self, lease: Lease, batch: int, reports: Sequence[Report]) -> bool:
         """Stores a batch once; (whether a cancel was asked for). Raises StaleAttempt."""
         return await self._write(lambda tx: _report(tx, lease, batch, reports))
@@ -142,8 +146,6 @@ def _report(tx: Transaction, lease: Lease, batch: int, reports: Sequence[Report]
         for report in reports:
             if not isinstance(report, ProgressRecord):
                 append_event(tx, lease.job_id, lease.attempt, report)
-    if latest is not None:
-        tx.touched.add(lease.job_id)
     return bool(
         tx.connection.execute(sa.select(jobs.c.cancel_requested).where(jobs.c.job_id == lease.job_id)).scalar_one()
     )

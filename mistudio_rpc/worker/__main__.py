@@ -20,6 +20,7 @@ from typing import Any
 
 from mistudio.worker.v1 import worker_service_pb2
 
+from mistudio_core.artifacts.files import disk_errors
 from mistudio_core.errors import Cancelled, DiskFull, MistudioError, StaleAttempt
 from mistudio_core.jobs.records import ErrorRecord
 from mistudio_rpc import messages
@@ -47,7 +48,7 @@ def main() -> int:
     reporter = Reporter(spec["target"], spec["job_id"], int(spec["attempt"]), spec["token"])
     try:
         reporter.start()
-        reporter.finish(_run(spec, WorkerContext(spec, reporter)))
+        reporter.finish(_run(spec, reporter))
     except StaleAttempt as error:
         log.warning("%s", error.message)
     finally:
@@ -55,9 +56,13 @@ def main() -> int:
     return 0
 
 
-def _run(spec: dict[str, Any], context: WorkerContext) -> worker_service_pb2.FinishRequest:
+def _run(spec: dict[str, Any], reporter: Reporter) -> worker_service_pb2.FinishRequest:
     """The outcome of the job; every error becomes one, an unexpected one with an id into the log."""
     try:
+        scratch = Path(spec["scratch"])
+        with disk_errors(scratch.parent.parent, "the job's scratch folder"):
+            scratch.mkdir(parents=True, exist_ok=True)
+        context = WorkerContext(spec, reporter)
         result = load_runner(spec["worker"])(base64.b64decode(spec["request"]), context)
         return worker_service_pb2.FinishRequest(result=result)
     except Cancelled:

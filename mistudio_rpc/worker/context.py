@@ -26,7 +26,6 @@ class WorkerContext:
         self.device = str(spec["device"])
         self.home = Home(Path(spec["home"]))
         self.scratch = Path(spec["scratch"])
-        self.scratch.mkdir(parents=True, exist_ok=True)
         self._attempt = int(spec["attempt"])
         self._reporter = reporter
         self._store = ArtifactStore(self.home.artifacts)
@@ -77,19 +76,19 @@ class WorkerContext:
         remaining = remaining_s if remaining_s is not None and math.isfinite(remaining_s) else None
         self._reporter.progress(
             ProgressRecord(
-                stage=stage,
+                stage=stage[:100],
                 fraction=min(max(fraction, 0.0), 1.0),
                 current=current,
                 total=total,
-                unit=unit,
+                unit=unit[:40],
                 remaining_s=remaining,
-                message=message,
+                message=message[:1000],
             )
         )
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         """See JobContext."""
-        finite = {name: float(value) for name, value in values.items() if math.isfinite(value)}
+        finite = {name: float(value) for name, value in list(values.items())[:100] if math.isfinite(value)}
         self._reporter.metric(MetricSampled(step=step, values=finite))
 
     def log(self, message: str, *, level: str = "info") -> None:

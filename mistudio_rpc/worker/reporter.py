@@ -7,6 +7,7 @@ is sent again until the service is back, for at most ten minutes.
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import threading
@@ -19,7 +20,7 @@ from mistudio.worker.v1 import worker_service_pb2, worker_service_pb2_grpc
 
 from mistudio_core import clock
 from mistudio_core.artifacts import ArtifactRecord
-from mistudio_core.errors import MistudioError, StaleAttempt, Unavailable
+from mistudio_core.errors import MistudioError, StaleAttempt
 from mistudio_core.jobs.records import LogWritten, MetricSampled, ProgressRecord
 from mistudio_rpc import messages
 from mistudio_rpc.channel import open_sync_channel
@@ -35,6 +36,9 @@ CALL_SECONDS = 10.0
 GRACE_SECONDS = 600.0
 LOST_SECONDS = 5.0
 _BUFFER = 500
+_BATCH_ITEMS = 200
+_BATCH_BYTES = 1024 * 1024
+_TRANSIENT = ("UNAVAILABLE", "DEADLINE_EXCEEDED")
 
 
 class Reporter:
@@ -52,6 +56,7 @@ class Reporter:
         self._lock = threading.Lock()
         self._wake = threading.Event()
         self._batch = 0
+        self._unsent: worker_service_pb2.ReportRequest | None = None
         self._closing = False
         self.cancel_requested = False
         self.lost = False
@@ -92,8 +97,13 @@ class Reporter:
         self._closing = True
         self._wake.set()
         if self._thread.is_alive():
-            self._thread.join(timeout=CALL_SECONDS)
-        self._flush(final=True)
+            self._thread.join()  # at most one call's deadline
+        try:
+            self._flush(final=True)
+        except StaleAttempt:
+            raise
+        except MistudioError as error:
+            log.warning("the last report is lost: %s", error.message)  # the outcome must not be
         request.lease.CopyFrom(self._lease)
         self._patiently(lambda: self._stub.Finish(request, timeout=CALL_SECONDS))
         self._channel.close()
@@ -117,14 +127,14 @@ class Reporter:
                     unreachable = False
                 self._flush(final=False)
                 last_contact = clock.monotonic()
-            except Unavailable:
-                unreachable = True
-                if clock.monotonic() - last_contact > GRACE_SECONDS:
-                    self._lose()
-                    return
+            except StaleAttempt:
+                self._lose()
+                return
             except MistudioError as error:
-                log.warning("report refused: %s", error.message)
-                if isinstance(error, StaleAttempt):
+                unreachable = error.reason in _TRANSIENT
+                if not unreachable:
+                    log.warning("a report was refused and is dropped: %s", error.message)
+                elif clock.monotonic() - last_contact > GRACE_SECONDS:
                     self._lose()
                     return
             pause = FLUSH_SECONDS - (clock.monotonic() - last_sent)
@@ -140,34 +150,47 @@ class Reporter:
         os._exit(0)
 
     def _flush(self, *, final: bool) -> None:
-        """Sends what waits; an empty batch renews the lease. What fails to go out stays for the next time."""
-        with self._lock:
-            items, progress, metric = list(self._items), self._progress, self._metric
-            due = final or clock.monotonic() - self._metric_sent >= METRIC_SECONDS
-            metric = metric if due else None
-            self._items.clear()
-            self._progress = None
-            if metric is not None:
-                self._metric = None
-        if final and not (items or progress or metric):
-            return
-        request = worker_service_pb2.ReportRequest(lease=self._lease, batch=self._batch + 1, items=items)
-        if progress is not None:
-            request.items.append(worker_service_pb2.ReportItem(progress=messages.progress_message(progress)))
-        if metric is not None:
-            request.items.append(worker_service_pb2.ReportItem(metric=messages.metric_message(metric)))
-        try:
-            reply = self._call(lambda: self._stub.Report(request, timeout=CALL_SECONDS))
-        except MistudioError:
+        """Sends what waits; an empty batch renews the lease.
+
+        A batch whose answer was lost is sent again as it was, before anything newer: the service
+        knows it by its number. One that is refused is dropped, so that later ones get through.
+        """
+        while True:
+            request = self._unsent or self._next_batch(final=final)
+            if request is None:
+                return
+            self._unsent = request
+            try:
+                reply = self._call(functools.partial(self._stub.Report, request, timeout=CALL_SECONDS))
+            except MistudioError as error:
+                if error.reason not in _TRANSIENT:
+                    self._unsent = None
+                raise
+            self._unsent = None
+            self._batch = request.batch
+            self.cancel_requested = self.cancel_requested or reply.cancel_requested
             with self._lock:
-                self._items.extendleft(reversed(items))
-                self._progress = self._progress or progress
-                self._metric = self._metric or metric
-            raise
-        self._batch += 1
-        if metric is not None:
-            self._metric_sent = clock.monotonic()
-        self.cancel_requested = self.cancel_requested or reply.cancel_requested
+                if not self._items and not (final and (self._progress or self._metric)):
+                    return
+
+    def _next_batch(self, *, final: bool) -> worker_service_pb2.ReportRequest | None:
+        """The next batch, at most about a MiB; None where the last flush has nothing to send."""
+        request = worker_service_pb2.ReportRequest(lease=self._lease, batch=self._batch + 1)
+        with self._lock:
+            size = 0
+            while self._items and len(request.items) < _BATCH_ITEMS and size < _BATCH_BYTES:
+                item = self._items.popleft()
+                size += item.ByteSize()
+                request.items.append(item)
+            if self._progress is not None:
+                progress = messages.progress_message(self._progress)
+                request.items.append(worker_service_pb2.ReportItem(progress=progress))
+                self._progress = None
+            if self._metric is not None and (final or clock.monotonic() - self._metric_sent >= METRIC_SECONDS):
+                request.items.append(worker_service_pb2.ReportItem(metric=messages.metric_message(self._metric)))
+                self._metric = None
+                self._metric_sent = clock.monotonic()
+        return None if final and not request.items else request
 
     def _call(self, call: Callable[[], T]) -> T:
         try:
@@ -182,7 +205,7 @@ class Reporter:
             try:
                 return self._call(call)
             except MistudioError as error:
-                retry = error.reason in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
+                retry = error.reason in _TRANSIENT
                 if not retry or clock.monotonic() - started > GRACE_SECONDS:
                     raise
             threading.Event().wait(0.2)

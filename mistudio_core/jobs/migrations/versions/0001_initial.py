@@ -40,6 +40,7 @@ def upgrade() -> None:
         sa.Column("cancel_requested", sa.Boolean, nullable=False),
         sa.Column("last_sequence", sa.BigInteger, nullable=False),
         sa.Column("device", sa.Text, nullable=False),
+        sa.Column("details", sa.JSON, nullable=False),
         sa.UniqueConstraint("tenant", "service", "request_id", name="jobs_request_id"),
     )
     op.create_index("jobs_by_status", "jobs", ["status", "created_at"])
