@@ -70,3 +70,33 @@ async def test_idle_feeds_are_forgotten(runtime: Runtime, monkeypatch: pytest.Mo
         await runtime.jobs.cancel(job.job_id)
         await sequences(runtime, job.job_id)
     assert len(runtime.hub._feeds) <= 4
+
+
+async def test_the_newest_watcher_hears_everything_when_all_feeds_are_watched(
+    runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(watch, "_FEEDS", 3)
+    leases = [await running(runtime) for _ in range(6)]
+    watchers = [asyncio.create_task(sequences(runtime, lease.job_id)) for lease in leases]
+    await asyncio.sleep(0.1)
+    for lease in leases:
+        await runtime.worker_jobs.finish(lease, Outcome(result=b""))
+    async with asyncio.timeout(5):
+        seen = await asyncio.gather(*watchers)
+    assert {tuple(s) for s in seen} == {tuple(range(1, len(seen[0]) + 1))}
+
+
+async def test_rings_are_bounded_in_bytes(runtime: Runtime):
+    lease = await running(runtime)
+    for batch in range(1, 6):
+        await runtime.worker_jobs.report(lease, batch, [LogWritten(message="x" * 4000)] * 60)
+    await asyncio.sleep(0.05)
+    feed = runtime.hub._feeds[lease.job_id]
+    assert feed.size == sum(len(encoded) for _, encoded, _ in feed.ring) <= watch.RING_BYTES
+
+
+async def test_feeds_of_ended_jobs_that_nobody_watches_are_dropped(runtime: Runtime):
+    lease = await running(runtime)
+    await runtime.worker_jobs.finish(lease, Outcome(result=b""))
+    await asyncio.sleep(0.05)
+    assert lease.job_id not in runtime.hub._feeds
