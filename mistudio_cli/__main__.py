@@ -60,17 +60,18 @@ def run_command(arguments: list[str]) -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    except PermissionError as error:
-        show_error(_no_access(error), as_json=as_json)
-        return 1
     except BrokenPipeError:  # the reader of our output has gone
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:  # a path of the person's that cannot be used
+        show_error(_unusable(error), as_json=as_json)
         return 1
     return result
 
 
-def _no_access(error: OSError) -> MistudioError:
-    return InvalidInput(f"{error.filename}: {error.strerror}. Choose another place.", reason="FORBIDDEN")
+def _unusable(error: OSError) -> MistudioError:
+    reason = "FORBIDDEN" if isinstance(error, PermissionError) else "INVALID_FIELD"
+    return InvalidInput(f"{error.filename or 'a file'}: {error.strerror}. Choose another place.", reason=reason)
 
 
 def _invoke(arguments: list[str], *, standalone: bool) -> int:

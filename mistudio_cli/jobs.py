@@ -5,6 +5,7 @@ What a watch shows is in `render.py`; how it is left with Ctrl-C in `watching.py
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -30,7 +31,7 @@ def list_jobs(
     status: Annotated[
         str | None, typer.Option("--status", help="Only jobs in this state, e.g. running.", show_default=False)
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Most jobs a service.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="Most jobs.")] = 20,
     home: options.Home = None,
     address: options.Address = None,
     as_json: options.Json = False,
@@ -43,7 +44,7 @@ def list_jobs(
         raise InvalidInput.field("service", service, ", ".join(SERVICES))
     with connect(home, address) as client:
         found = [job for name in ([service] if service else SERVICES) for job in _page(client, name, status, limit)]
-    found.sort(key=lambda job: job.created_at.ToNanoseconds(), reverse=True)
+    found = sorted(found, key=lambda job: job.created_at.ToNanoseconds(), reverse=True)[:limit]
     if as_json:
         emit({"jobs": [message_json(job) for job in found]})
         return
@@ -59,10 +60,13 @@ def get(
     from mistudio.job.v1 import job_service_pb2
 
     from mistudio_cli.session import connect
+    from mistudio_cli.summary import show_result
 
     with connect(home, address) as client:
         job = client.jobs.GetJob(job_service_pb2.GetJobRequest(job_id=job_id)).job
-    _show(job, as_json=as_json)
+        _show(job, as_json=as_json)
+        if not as_json:
+            show_result(client, job_id)
 
 
 @app.command("watch")
@@ -76,11 +80,17 @@ def watch(
     """Watch jobs until they end; Ctrl-C leaves the watch, not the jobs."""
     from mistudio_cli.flow import to_the_end
     from mistudio_cli.session import connect
+    from mistudio_cli.summary import show_result
     from mistudio_core.ids import service_of
 
     named = [(service_of(job_id), job_id) for job_id in dict.fromkeys(job_ids)]
     with connect(home, address) as client:
-        to_the_end(client, named, home=home, as_json=as_json, after=after)
+        try:
+            to_the_end(client, named, home=home, as_json=as_json, after=after)
+        finally:
+            if not as_json and sys.exc_info()[0] is not typer.Exit:
+                for _, job_id in named:
+                    show_result(client, job_id)
 
 
 @app.command("cancel")
@@ -90,10 +100,16 @@ def cancel(
     """Ask a job to stop."""
     from mistudio.job.v1 import job_service_pb2
 
+    from mistudio_cli.jobview import status_name
+    from mistudio_cli.output import say
     from mistudio_cli.session import connect
 
     with connect(home, address) as client:
+        ended = client.jobs.GetJob(job_service_pb2.GetJobRequest(job_id=job_id)).job.HasField("completed_at")
         job = client.jobs.CancelJob(job_service_pb2.CancelJobRequest(job_id=job_id)).job
+    if ended and not as_json:
+        say(f"The job is {status_name(job.status)} already; nothing to cancel.")
+        return
     _show(job, as_json=as_json)
 
 
@@ -120,9 +136,10 @@ def _show(job: job_pb2.Job, *, as_json: bool) -> None:
     if as_json:
         emit_message(job)
         return
+    stopping = job.cancel_requested and not job.HasField("completed_at")
     facts: dict[str, object] = {
         "job": job.job_id,
-        "status": status_name(job.status) + (", cancel requested" if job.cancel_requested else ""),
+        "status": status_name(job.status) + (", cancel requested" if stopping else ""),
         "progress": f"{job.progress.fraction:.0%}  {job.progress.stage}  {job.progress.message}".rstrip(),
         "model": job.model_name,
         "created": job.created_at.ToJsonString(),

@@ -81,7 +81,8 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[object]], 
 
     made = Table(title=title or None, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in columns:
-        made.add_column(column, justify="right" if column in right else "left", overflow="fold")
+        whole = column == "job"  # an id that is cut cannot be copied
+        made.add_column(column, justify="right" if column in right else "left", overflow="fold", no_wrap=whole)
     for row in rows:
         made.add_row(*(Text(str(cell)) for cell in row))
     return made

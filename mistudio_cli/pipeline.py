@@ -5,9 +5,12 @@ So nothing depends on the submitting process: it may end at any time after `subm
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from mistudio_core.errors import MistudioError
 
 if TYPE_CHECKING:
     from mistudio.explain.v1 import explain_service_pb2
@@ -59,16 +62,36 @@ def submit(
     find: find_service_pb2.StartFindRequest,
     explain: explain_service_pb2.StartExplainRequest,
 ) -> Pipeline:
-    """Starts all three; the ids of the jobs before are filled in here. Raises what the services raise."""
+    """Starts all three; the ids of the jobs before are filled in here.
+
+    Raises what the services raise; the jobs that were started before are cancelled then.
+    """
     base = training.request_id
     trained = client.train.StartTraining(training)
-    find.training_job_id, find.wait_for_training = trained.job_id, True
-    find.request_id = f"{base}-find"
-    found = client.find.StartFind(find)
-    explain.find_job_id, explain.wait_for_find = found.job_id, True
-    explain.request_id = f"{base}-explain"
-    explained = client.explain.StartExplain(explain)
+    started = [trained.job_id]
+    try:
+        find.training_job_id, find.wait_for_training = trained.job_id, True
+        find.request_id = f"{base}-find"
+        found = client.find.StartFind(find)
+        started.append(found.job_id)
+        explain.find_job_id, explain.wait_for_find = found.job_id, True
+        explain.request_id = f"{base}-explain"
+        explained = client.explain.StartExplain(explain)
+    except MistudioError as error:
+        _take_back(client, started)
+        error.args = (f"{error.message} Nothing was started: {', '.join(started)} cancelled.",)
+        error.message = error.args[0]
+        raise
     return Pipeline(train=trained.job_id, find=found.job_id, explain=explained.job_id, message=trained.message)
+
+
+def _take_back(client: Client, job_ids: list[str]) -> None:
+    """Cancels jobs, the last first, so that none fails for want of another."""
+    from mistudio.job.v1 import job_service_pb2
+
+    for job_id in reversed(job_ids):
+        with contextlib.suppress(MistudioError):
+            client.jobs.CancelJob(job_service_pb2.CancelJobRequest(job_id=job_id))
 
 
 def results(client: Client, pipeline: Pipeline, *, best: int) -> Results:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from mistudio_cli import options
 from mistudio_cli import train_options as o
+from mistudio_cli.explain import Fallback
+from mistudio_core.errors import MistudioError
 
 if TYPE_CHECKING:
     from mistudio_cli.pipeline import Results
@@ -29,6 +31,7 @@ def run(
         str | None, o.option("--engine", "Engine that explains.", "the configured one, else lexical")
     ] = None,
     max_features: Annotated[int | None, o.option("--max-features", "Most features to explain.", "100")] = None,
+    allow_lexical_fallback: Fallback = False,
     request_id: o.RequestId = None,
     huggingface_token_file: options.TokenFile = None,
     detach: options.Detach = False,
@@ -46,11 +49,14 @@ def run(
     from mistudio_cli.output import emit, say
     from mistudio_cli.requests import fill
     from mistudio_cli.session import connect
-    from mistudio_cli.summary import BEST
+    from mistudio_cli.summary import BEST, show_result
     from mistudio_cli.train import training_request
 
     training = training_request(recipe, given, huggingface_token_file)
-    explain = fill(explain_service_pb2.StartExplainRequest(), {"engine": engine, "max_features": max_features})
+    explain = fill(
+        explain_service_pb2.StartExplainRequest(allow_lexical_fallback=allow_lexical_fallback),
+        {"engine": engine, "max_features": max_features},
+    )
     with connect(home, address) as client:
         training.corpus_file = pipeline.corpus_name(client, corpus)
         made = pipeline.submit(client, training, find_service_pb2.StartFindRequest(), explain)
@@ -60,7 +66,13 @@ def run(
             say(f"Jobs {made.train}, {made.find}, {made.explain}: {made.message}")
         if detach:
             return
-        to_the_end(client, made.jobs(), home=home, as_json=as_json)
+        try:
+            to_the_end(client, made.jobs(), home=home, as_json=as_json)
+        except MistudioError:
+            if not as_json:
+                for _, job_id in made.jobs():
+                    show_result(client, job_id)  # what did complete is worth having
+            raise
         _show(pipeline.results(client, made, best=BEST), as_json=as_json)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mistudio_cli import endpoints
+from mistudio_cli.output import say
 from mistudio_core.errors import InvalidInput, Unavailable
 from mistudio_core.home import Home
 from mistudio_core.secret import Secret, read_sealed
@@ -32,7 +33,15 @@ def connect(home: Path | None = None, address: str | None = None) -> Client:
     target = address or (found.grpc if found else "")
     same = found is not None and target == found.grpc
     tls = _tls(target, secured=bool(same and found and found.tls))
-    return Client(target, bearer(place), tls=tls)
+
+    def find_target() -> str | None:
+        now = None if address else endpoints.read(place)
+        return now.grpc if now else None
+
+    def on_wait() -> None:
+        say("miStudio does not answer; waiting for it. Ctrl-C leaves the watch.", stderr=True)
+
+    return Client(target, bearer(place), tls=tls, find_target=find_target, on_wait=on_wait)
 
 
 def bearer(home: Home) -> Secret | None:

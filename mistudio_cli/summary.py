@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from mistudio.train.v1 import train_service_pb2
     from rich.table import Table
 
+    from mistudio_rpc.client import Client
+
 BEST = 10
 
 
@@ -28,6 +30,7 @@ def show_training(result: train_service_pb2.GetTrainingResultResponse) -> None:
         "tokens": f"{count_text(stats.tokens)} in {seconds_text(stats.training_time_seconds)}",
         "SAE": result.model_path,
         "activations": result.activations_path,
+        "save it": f"mistudio export {result.job_id} --format safetensors",
     }
     show(facts_table(facts))
     rows = [
@@ -47,6 +50,7 @@ def show_find(result: find_service_pb2.GetFindResultResponse) -> None:
         "tiers": tiers,
         "time": seconds_text(result.processing_time_seconds),
         "analysis": result.feature_analysis_path,
+        "save it": f"mistudio export {result.job_id} --format json",
     }
     show(facts_table(facts))
 
@@ -63,8 +67,29 @@ def show_explain(
         "mean accuracy": f"{insights.accuracy_average:.3f}",
         "report": result.report_path,
         "explanations": result.explanations_path,
+        "save it": f"mistudio export {result.job_id} --format html",
     }
     show(facts_table(facts))
+
+
+def show_result(client: Client, job_id: str) -> None:
+    """What a completed job has to show, whichever service it is of; nothing for any other job."""
+    from mistudio.explain.v1 import explain_service_pb2
+    from mistudio.find.v1 import find_service_pb2
+    from mistudio.job.v1 import job_pb2, job_service_pb2
+    from mistudio.train.v1 import train_service_pb2
+
+    job = client.jobs.GetJob(job_service_pb2.GetJobRequest(job_id=job_id)).job
+    if job.status != job_pb2.JOB_STATUS_COMPLETED:
+        return
+    if job.service == "train":
+        show_training(client.train.GetTrainingResult(train_service_pb2.GetTrainingResultRequest(job_id=job_id)))
+    elif job.service == "find":
+        show_find(client.find.GetFindResult(find_service_pb2.GetFindResultRequest(job_id=job_id)))
+    elif job.service == "explain":
+        page = explain_service_pb2.ListExplanationsRequest(job_id=job_id, page_size=BEST)
+        result = client.explain.GetExplainResult(explain_service_pb2.GetExplainResultRequest(job_id=job_id))
+        show_explain(result, client.explain.ListExplanations(page))
 
 
 def best_table(best: explain_service_pb2.ListExplanationsResponse) -> Table:

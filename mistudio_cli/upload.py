@@ -5,13 +5,14 @@ The service checks the text; this only sends it in chunks and shows how far it i
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from mistudio_cli import options
-from mistudio_cli.output import emit_message, say
+from mistudio_cli.output import count_text, emit_message, say
 
 if TYPE_CHECKING:
     from mistudio.train.v1 import train_service_pb2
@@ -36,7 +37,8 @@ def upload(
     if as_json:
         emit_message(stored)
     else:
-        say(f"{stored.message} Train on it with --corpus {stored.filename}")
+        size = f"{count_text(stored.lines_count)} documents, {stored.size_bytes / 1e6:.1f} MB"
+        say(f"{stored.message}: {size}. Train on it with --corpus {shlex.quote(stored.filename)}")
 
 
 def send(client: Client, file: Path, name: str = "") -> train_service_pb2.UploadCorpusResponse:

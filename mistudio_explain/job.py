@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -62,7 +63,7 @@ def run(config: ExplainConfig, ctx: JobContext, engines: Mapping[str, EngineSett
         total_features_processed=len(chosen),
         processing_time_seconds=clock.monotonic() - began,
         summary_insights=_insights(explanations),
-        engine=settings.name,
+        engine=_engines(settings.name, explanations),
     )
     _write(ctx, result, explanations, {e.feature_id: e for e in chosen}, _technical(config, ctx, find, settings))
     return result
@@ -157,6 +158,15 @@ class _Run:
                 remaining_s=spent / self._done * (total - self._done) if self._done else None,
             )
             await asyncio.sleep(_POLL_SECONDS)
+
+
+def _engines(asked: str, explanations: Sequence[Explanation]) -> str:
+    """Who wrote the explanations: the engine asked for, or who stood in for it and for how many."""
+    written = Counter(e.engine for e in explanations if not e.failure)
+    if not set(written) - {asked}:
+        return asked
+    by = ", ".join(f"{name} ({count})" for name, count in written.most_common())
+    return f"{by}; {asked} did not answer" if asked not in written else f"{by}; {asked} did not always answer"
 
 
 def _insights(explanations: Sequence[Explanation]) -> SummaryInsights:

@@ -7,6 +7,7 @@ the one place that retries.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -30,6 +31,7 @@ from mistudio_rpc.status import from_rpc_error
 
 CALL_SECONDS = 30.0
 STREAM_SECONDS = 3600.0
+WAIT_TOLD_SECONDS = 1.0
 CHUNK_BYTES = 1024 * 1024
 
 
@@ -114,11 +116,29 @@ class Client:
     """A connection to miStudio: the gateway, or a service."""
 
     def __init__(
-        self, target: str, token: Secret | None = None, *, tls: Tls | None = None, timeout: float = CALL_SECONDS
+        self,
+        target: str,
+        token: Secret | None = None,
+        *,
+        tls: Tls | None = None,
+        timeout: float = CALL_SECONDS,
+        find_target: Callable[[], str | None] = lambda: None,
+        on_wait: Callable[[], None] = lambda: None,
     ) -> None:
-        """`timeout` is the deadline of a unary call that sets none, seconds."""
-        self._channel = open_sync_channel(target, tls)
-        channel = grpc.intercept_channel(self._channel, _Guard(token, timeout))
+        """`timeout` is the deadline of a unary call that sets none, seconds.
+
+        A watch that lost its contact calls `on_wait` once a break and `find_target` at every try:
+        miStudio may come back at another address.
+        """
+        self._token, self._tls, self._timeout = token, tls, timeout
+        self._find_target, self._on_wait = find_target, on_wait
+        self._moving = threading.Lock()
+        self._connect(target)
+
+    def _connect(self, target: str) -> None:
+        self._target = target
+        self._channel = open_sync_channel(target, self._tls)
+        channel = grpc.intercept_channel(self._channel, _Guard(self._token, self._timeout))
         self.jobs = job_service_pb2_grpc.JobServiceStub(channel)
         self.artifacts = artifact_service_pb2_grpc.ArtifactServiceStub(channel)
         self.train = train_service_pb2_grpc.TrainServiceStub(channel)
@@ -145,11 +165,11 @@ class Client:
         Durable events come once each and in order, whatever breaks in between. Raises what the
         server raises (NotFound, ...), and Unavailable after `patience` seconds without contact.
         """
-        cursor, last_contact, pause = after, clock.monotonic(), 0.1
+        cursor, last_contact, pause, told = after, clock.monotonic(), 0.1, False
         while True:
             try:
                 for event in self._attach(job_id, cursor):
-                    last_contact, pause = clock.monotonic(), 0.1
+                    last_contact, pause, told = clock.monotonic(), 0.1, False
                     if 0 < event.sequence <= cursor:
                         continue
                     cursor = max(cursor, event.sequence)
@@ -160,8 +180,19 @@ class Client:
                 transient = error.reason in ("UNAVAILABLE", "DEADLINE_EXCEEDED")
                 if not transient or clock.monotonic() - last_contact > patience:
                     raise
+            if not told and clock.monotonic() - last_contact > WAIT_TOLD_SECONDS:
+                told = True
+                self._on_wait()
+            self._follow_move()
             time.sleep(pause)
             pause = min(pause * 2, 2.0)
+
+    def _follow_move(self) -> None:
+        """Connects to where miStudio is now; the old connection is left to those who still use it."""
+        with self._moving:
+            target = self._find_target()
+            if target and target != self._target:
+                self._connect(target)
 
     def _attach(self, job_id: str, after: int) -> Iterator[job_event_pb2.JobEvent]:
         request = job_service_pb2.WatchJobRequest(job_id=job_id, after_sequence=after)

@@ -149,8 +149,8 @@ class Dispatcher:
         if upstream.status == COMPLETED:
             return True
         if upstream.status in (FAILED, CANCELLED):
-            why = upstream.error.message if upstream.error else upstream.status
-            text = f"It waited for {upstream.job_id}, which {upstream.status}: {why}"
+            why = f"failed: {upstream.error.message}" if upstream.error else f"was {upstream.status}."
+            text = f"It waited for {upstream.job_id}, which {why}"
             await self._runtime.jobs.fail(
                 job.job_id, ErrorRecord(reason="UPSTREAM_FAILED", message=text, facts={"job_id": upstream.job_id})
             )

@@ -31,8 +31,9 @@ def check_name(name: str) -> str:
         raise InvalidInput.field(
             "filename",
             name,
-            "letters, digits, spaces and . _ - ( ) + , @ =, at most 255 bytes, no folders",
-            "Rename the file and upload it again.",
+            "a letter, digit or _ first, then letters, digits, spaces and . _ - ( ) + , @ =; at most 255 bytes; "
+            "no folder, no .. and no device name",
+            "Rename it, or upload it under another name (--name).",
             reason="BAD_FILE_NAME",
         )
     later = _LATER.get(Path(name).suffix.lower())

@@ -33,8 +33,15 @@ class JobQueries:
     async def get(self, job_id: str, service: str | None = None) -> JobRecord:
         """One job; `service` asks that it be its job. Raises NotFound."""
         rows = await self._rows(sa.select(jobs).where(jobs.c.job_id == job_id))
-        if not rows or (service is not None and rows[0].service != service):
+        if not rows:
             raise ids.job_not_found(job_id)
+        if service is not None and rows[0].service != service:
+            raise NotFound(
+                f"Job {job_id} not found among {service} jobs: it belongs to {rows[0].service}. "
+                f"Give the id of a {service} job.",
+                reason="JOB_NOT_FOUND",
+                facts={"job_id": job_id, "service": rows[0].service},
+            )
         return job_of(rows[0])
 
     async def page(

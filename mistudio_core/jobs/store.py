@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
 import sqlalchemy as sa
@@ -21,6 +21,7 @@ from mistudio_core.jobs import schema
 from mistudio_core.jobs.database import Database, Transaction
 from mistudio_core.jobs.records import (
     CANCELLED,
+    COMPLETED,
     FAILED,
     PAUSED,
     QUEUED,
@@ -302,11 +303,16 @@ def finish_job(tx: Transaction, job_id: str, status: str, error: ErrorRecord | N
     job = load(tx, job_id)
     if job.is_terminal:
         return job
+    progress = job.progress
+    if status == COMPLETED:
+        done = progress.total or progress.current
+        progress = replace(progress, stage="", fraction=1.0, current=done, remaining_s=None, message="")
     tx.connection.execute(
         sa.update(jobs)
         .where(jobs.c.job_id == job_id)
         .values(
             status=status,
+            progress=asdict(progress),
             completed_at=micros(clock.now()),
             error=sa.null() if error is None else error_json(error),
             result=result,
