@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
+import signal
 from collections.abc import AsyncIterator
 
 import grpc.aio
@@ -13,6 +16,7 @@ from mistudio_rpc.channel import open_channel
 from mistudio_rpc.contract import Contract
 from mistudio_rpc.devices import DevicePool
 from mistudio_rpc.server import ControlServer, ServerConfig, running
+from tests.support.processes import running_workers
 from tests.support.scratch import scratch_contract, scratch_entry, scratch_pb2
 
 
@@ -68,3 +72,6 @@ async def control(home: Home) -> AsyncIterator[Harness]:
     config = ServerConfig(home=home, contract=contract, devices=DevicePool())
     async with running(config, [scratch_entry()]) as server, open_channel(home.control_target) as channel:
         yield Harness(server, channel, home, contract)
+    for pid in running_workers(home):  # they outlive their service by design, but not their test
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
