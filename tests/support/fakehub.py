@@ -23,74 +23,72 @@ class FakeHub:
         return any(r.startswith("GET") and r.endswith(suffix) for r in self.requests)
 
 
-def _handler(hub: FakeHub):
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+class Handler(BaseHTTPRequestHandler):
+    hub: FakeHub
+    protocol_version = "HTTP/1.1"
 
-        def log_message(self, *_):
-            pass
+    def log_message(self, *_):
+        pass
 
-        def do_HEAD(self):
-            self.answer(body=False)
+    def do_HEAD(self):
+        self.answer(body=False)
 
-        def do_GET(self):
-            self.answer(body=True)
+    def do_GET(self):
+        self.answer(body=True)
 
-        def answer(self, body):
-            path = self.path.split("?")[0]
-            hub.requests.append(f"{self.command} {path}")
-            token = self.headers.get("authorization", "").removeprefix("Bearer ")
-            if token:
-                hub.tokens.add(token)
-            if hub.fail_with:
-                return self.send(hub.fail_with, b"{}", {})
-            if path.startswith("/api/models/"):
-                return self.metadata(path.removeprefix("/api/models/"))
-            repo, _, rest = path[1:].partition("/resolve/")
-            if repo not in hub.folders:
-                return self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
-            if repo in hub.gated and token != hub.gated[repo]:
-                return self.send(403 if token else 401, b"", {"X-Error-Code": "GatedRepo"})
-            return self.file(hub.folders[repo] / rest.partition("/")[2], body)
+    def answer(self, body):
+        path = self.path.split("?")[0]
+        self.hub.requests.append(f"{self.command} {path}")
+        token = self.headers.get("authorization", "").removeprefix("Bearer ")
+        if token:
+            self.hub.tokens.add(token)
+        if self.hub.fail_with:
+            return self.send(self.hub.fail_with, b"{}", {})
+        if path.startswith("/api/models/"):
+            return self.metadata(path.removeprefix("/api/models/"))
+        repo, _, rest = path[1:].partition("/resolve/")
+        if repo not in self.hub.folders:
+            return self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
+        if repo in self.hub.gated and token != self.hub.gated[repo]:
+            return self.send(403 if token else 401, b"", {"X-Error-Code": "GatedRepo"})
+        return self.file(self.hub.folders[repo] / rest.partition("/")[2], body)
 
-        def metadata(self, repo):
-            repo = repo.partition("/revision/")[0]
-            if repo not in hub.folders:
-                return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-            files = sorted(p.name for p in hub.folders[repo].iterdir())
-            reply = {"id": repo, "sha": COMMIT, "private": False, "gated": "manual" if repo in hub.gated else False}
-            reply["siblings"] = [{"rfilename": f} for f in files]
-            return self.send(200, json.dumps(reply).encode(), {"Content-Type": "application/json"})
+    def metadata(self, repo):
+        repo = repo.partition("/revision/")[0]
+        if repo not in self.hub.folders:
+            return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        files = sorted(p.name for p in self.hub.folders[repo].iterdir())
+        reply = {"id": repo, "sha": COMMIT, "private": False, "gated": "manual" if repo in self.hub.gated else False}
+        reply["siblings"] = [{"rfilename": f} for f in files]
+        return self.send(200, json.dumps(reply).encode(), {"Content-Type": "application/json"})
 
-        def file(self, path, body):
-            if not path.is_file():
-                return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
-            data = path.read_bytes()
-            headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
-            span = self.headers.get("range")
-            if span and body:
-                first, last = span.removeprefix("bytes=").split("-")
-                part = data[int(first) : int(last or len(data)) + 1]
-                headers["Content-Range"] = f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"
-                return self.send(206, part, headers)
-            return self.send(200, data, headers)
+    def file(self, path, body):
+        if not path.is_file():
+            return self.send(404, b"", {"X-Error-Code": "EntryNotFound"})
+        data = path.read_bytes()
+        headers = {"X-Repo-Commit": COMMIT, "ETag": f'"{hashlib.sha256(data).hexdigest()}"'}
+        span = self.headers.get("range")
+        if span and body:
+            first, last = span.removeprefix("bytes=").split("-")
+            part = data[int(first) : int(last or len(data)) + 1]
+            headers["Content-Range"] = f"bytes {first}-{int(first) + len(part) - 1}/{len(data)}"
+            return self.send(206, part, headers)
+        return self.send(200, data, headers)
 
-        def send(self, status, data, headers):
-            self.send_response(status)
-            for key, value in headers.items():
-                self.send_header(key, value)
-            self.send_header("Content-Length", str(len(data)))
-            self.end_headers()
-            if self.command == "GET":
-                self.wfile.write(data)
-
-    return Handler
+    def send(self, status, data, headers):
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        if self.command == "GET":
+            self.wfile.write(data)
 
 
 @contextmanager
 def serve(folders, gated=None):
     hub = FakeHub(folders, gated or {})
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(hub))
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
