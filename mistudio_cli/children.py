@@ -27,7 +27,6 @@ class Child:
         self.name = name
         self.arguments = list(arguments)
         self.ref: ProcessRef | None = None
-        self.restarts = 0
         self._log = log
         self._log_from = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -62,7 +61,6 @@ class Child:
             self._failures += 1
         if now < self._due:
             return False
-        self.restarts += 1
         self.start()
         return True
 

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self
 
 from mistudio_cli.jobview import JobView
-from mistudio_cli.output import bytes_text, console, emit, message_json, seconds_text
+from mistudio_cli.output import console, emit, message_json
 from mistudio_core import clock
 
 if TYPE_CHECKING:
@@ -194,8 +194,6 @@ class Transfer:
         columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
         self._bar = Progress(*columns, console=console(stderr=True), disable=not sys.stderr.isatty())
         self._task = self._bar.add_task(title, total=total or None)
-        self._total = total
-        self._started = clock.monotonic()
 
     def __enter__(self) -> Self:
         """Shows the bar."""
@@ -211,10 +209,6 @@ class Transfer:
     def at(self, done: int) -> None:
         """So many bytes are through."""
         self._bar.update(self._task, completed=done)
-
-    def summary(self) -> str:
-        """Size and time, for the line after it."""
-        return f"{bytes_text(self._total)} in {seconds_text(clock.monotonic() - self._started)}"
 
 
 def _printable(text: str) -> str:

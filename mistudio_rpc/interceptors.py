@@ -96,7 +96,9 @@ class ContractInterceptor(grpc.aio.ServerInterceptor):
                     await _abort(context, error, method)
 
             behaviour = unary
-        return _rebuilt(method, handler, behaviour)
+        return method_handler(
+            method, behaviour, deserialize=handler.request_deserializer, serialize=handler.response_serializer
+        )
 
     def _authenticate(self, method: Method, context: Context) -> None:
         """Raises Unauthenticated. Worker calls prove themselves by the lease in their message."""
@@ -213,15 +215,13 @@ def _inner(handler: MethodHandler) -> Handler:
     return found
 
 
-def _rebuilt(method: Method, handler: MethodHandler, behaviour: Handler) -> MethodHandler:
+def method_handler(method: Method, behaviour: Handler, *, deserialize: Any, serialize: Any) -> MethodHandler:
+    """A handler of the RPC's shape."""
     makers: dict[tuple[bool, bool], Callable[..., MethodHandler]] = {
         (False, False): grpc.unary_unary_rpc_method_handler,
         (False, True): grpc.unary_stream_rpc_method_handler,
         (True, False): grpc.stream_unary_rpc_method_handler,
         (True, True): grpc.stream_stream_rpc_method_handler,
     }
-    return makers[(method.client_streaming, method.server_streaming)](
-        behaviour,
-        request_deserializer=handler.request_deserializer,
-        response_serializer=handler.response_serializer,
-    )
+    make = makers[(method.client_streaming, method.server_streaming)]
+    return make(behaviour, request_deserializer=deserialize, response_serializer=serialize)

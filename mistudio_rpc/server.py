@@ -31,7 +31,7 @@ from mistudio_rpc.channel import LIMITS, Tls
 from mistudio_rpc.contract import Contract, Method, installed
 from mistudio_rpc.devices import DevicePool
 from mistudio_rpc.dispatcher import Dispatcher
-from mistudio_rpc.interceptors import ContractInterceptor
+from mistudio_rpc.interceptors import ContractInterceptor, method_handler
 from mistudio_rpc.job_service import JobServicer
 from mistudio_rpc.launcher import Launcher
 from mistudio_rpc.registry import ServiceEntry
@@ -198,15 +198,7 @@ def _handler(method: Method, servicer: object) -> MethodHandler:
         behaviour = _unreached
     if behaviour is None:
         raise ValueError(f"{type(servicer).__name__} has no {method.name}")
-    makers: dict[tuple[bool, bool], Callable[..., MethodHandler]] = {
-        (False, False): grpc.unary_unary_rpc_method_handler,
-        (False, True): grpc.unary_stream_rpc_method_handler,
-        (True, False): grpc.stream_unary_rpc_method_handler,
-        (True, True): grpc.stream_stream_rpc_method_handler,
-    }
-    return makers[(method.client_streaming, method.server_streaming)](
-        behaviour, request_deserializer=method.request_class.FromString, response_serializer=_serialize
-    )
+    return method_handler(method, behaviour, deserialize=method.request_class.FromString, serialize=_serialize)
 
 
 async def _unreached(_request: object, context: Context) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from pathlib import Path
 
 import pytest
 from mistudio.explain.v1 import explain_service_pb2
@@ -15,7 +16,10 @@ from mistudio_cli.recipes import RECIPES, recipe
 from mistudio_cli.requests import fill
 from mistudio_cli.train import train, training_request
 from mistudio_core.errors import InvalidInput
+from mistudio_core.home import Home
 from mistudio_rpc.contract import reserved_field
+from mistudio_rpc.interceptors import check_message
+from mistudio_train.convert import config_of
 
 
 @pytest.mark.parametrize(
@@ -31,18 +35,13 @@ def test_every_honoured_field_has_an_option(command, message):
     assert fields - set(inspect.signature(command).parameters) == set()
 
 
-def test_the_demo_recipe_is_the_service_s_own():
-    from mistudio_cli.recipes import DEMO_LAYER, DEMO_MODEL
-    from mistudio_train.recipes import RECIPES as OWN
-
-    ours = {"model_name": DEMO_MODEL, "layer_number": DEMO_LAYER, "seed": 0, **RECIPES["demo"].fields}
-    assert ours == OWN["demo"]
-
-
 @pytest.mark.parametrize("name", list(RECIPES))
 def test_every_recipe_makes_a_request(name):
     request = training_request(name, {"model_name": "m", "corpus_file": "c"})
     assert request.request_id
+    check_message(request)
+    config = config_of(request, Home(Path("/nowhere")))  # what Train itself makes of it
+    assert config.architecture == ("standard" if name == "published" else "topk")
 
 
 def test_an_option_replaces_a_recipe_s_value(monkeypatch):

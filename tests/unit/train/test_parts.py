@@ -1,4 +1,4 @@
-"""Config, data order, schedule, gates and recipes."""
+"""Config, data order, schedule and gates."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import pytest
 from mistudio_core.errors import InvalidInput, Unsupported
 from mistudio_train.config import TrainConfig
 from mistudio_train.data import batch_rows, cut_blocks, sample_documents, split
-from mistudio_train.recipes import RECIPES
 from mistudio_train.result import quality_gates
 from mistudio_train.trainer import rate_factor
 
@@ -48,10 +47,6 @@ def test_defaults_and_relations():
     with pytest.raises(InvalidInput, match="hidden_dim"):
         TrainConfig(model_name="m", architecture="topk", hidden_dim=16, k=17)
     assert "model_root" not in config.numeric() and "seed" in config.numeric()
-
-
-def test_recipes_are_complete():
-    assert TrainConfig(**RECIPES["demo"]).architecture == "topk"
 
 
 def test_blocks_cover_every_document_in_order():
