@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup protos lint type test demo bench ci
+.PHONY: help setup protos lint type test demo bench bench-peers test-origins ci
 
 # The first Python of at least 3.11 on the path; `make PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -23,9 +23,12 @@ CORPUS ?=
 LAYER ?=
 DEMO_ARGS ?=
 BENCH ?= idle first_event watchers
+# What `make bench-peers` takes: folder of the other libraries' environments, activations, a local causal model.
+PEERS ?= .peers
+ACTS ?= $(PEERS)/minilm.npy
 
 help: ## list the targets
-	@grep -E '^[a-z]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 10
+	@grep -E '^[a-z-]+:.*##' $(firstword $(MAKEFILE_LIST)) | sed -E 's/:.*## /\t/' | expand -t 14
 
 setup: $(STAMP) ## make .venv with everything in it
 
@@ -53,12 +56,25 @@ type: setup ## mypy, strict
 test: setup lint type ## lint, types and all tests
 	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest $(PYTEST_ARGS)
 
+test-origins: setup ## our SAE files against the libraries they come from; PEERS= for your own environments
+	test -d '$(PEERS)' || $(BIN)/python -m benchmarks.peers.environments '$(PEERS)'
+	ORIGINS='$(abspath $(PEERS))' OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest tests/origins $(PYTEST_ARGS)
+
 demo: setup ## a real model and text to report.html; MODEL=, CORPUS=, LAYER= for your own
 	$(BIN)/mistudio demo $(if $(MODEL),--model '$(MODEL)') $(if $(CORPUS),--corpus '$(CORPUS)') \
 		$(if $(LAYER),--layer $(LAYER)) $(DEMO_ARGS)
 
 bench: setup ## benchmarks; results are printed as JSON
 	@for name in $(BENCH); do $(BIN)/python -m benchmarks.run "$$name"; done
+
+bench-peers: setup ## training beside other libraries; PEERS=, ACTS=, MODEL=, CORPUS= for your own
+	$(BIN)/python -m benchmarks.peers.environments '$(PEERS)'
+	test -f '$(ACTS)' || $(BIN)/python -m benchmarks.run train_sae --make-acts '$(ACTS)'
+	$(BIN)/python -m benchmarks.run train_sae --compare --acts '$(ACTS)' --envs '$(PEERS)' --arch topk batchtopk standard
+	$(if $(MODEL),$(BIN)/python -m benchmarks.run train_text --compare --model '$(MODEL)' --envs '$(PEERS)' \
+		$(if $(CORPUS),--text '$(CORPUS)') $(if $(LAYER),--layer $(LAYER)))
+	$(BIN)/python -m benchmarks.run synthetic --envs '$(PEERS)'
+	$(BIN)/python -m benchmarks.tables
 
 ci: ## what the continuous integration runs
 	.ci/run

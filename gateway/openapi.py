@@ -11,6 +11,7 @@ from gateway.binding import Binding, bindings
 from gateway.descriptions import description
 from gateway.multipart import PART
 from gateway.schema import Schema, Schemas, is_required
+from gateway.upload import header_fields
 from mistudio_rpc.contract import Contract
 
 _INFO = {
@@ -77,7 +78,7 @@ def _operation(binding: Binding, schemas: Schemas) -> dict[str, Any]:
     if parameters := _parameters(binding, schemas):
         operation["parameters"] = parameters
     if method.receives_chunks:
-        operation["requestBody"] = _multipart()
+        operation["requestBody"] = _multipart(binding, schemas)
     elif binding.body:
         operation["requestBody"] = _json_body(binding, schemas)
     return operation
@@ -129,11 +130,13 @@ def _json_body(binding: Binding, schemas: Schemas) -> dict[str, Any]:
     return {"required": required, "content": {"application/json": {"schema": schema}}}
 
 
-def _multipart() -> dict[str, Any]:
+def _multipart(binding: Binding, schemas: Schemas) -> dict[str, Any]:
+    fields = header_fields(binding.method)
+    file = {"type": "string", "format": "binary", "description": "The file, with its filename; the last part."}
     schema = {
         "type": "object",
         "required": [PART],
-        "properties": {PART: {"type": "string", "format": "binary", "description": "The file, with its filename."}},
+        "properties": {**{n: _without_null(schemas.field(f, request=True)) for n, f in fields.items()}, PART: file},
         "additionalProperties": False,
     }
     return {"required": True, "content": {"multipart/form-data": {"schema": schema}}}

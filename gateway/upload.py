@@ -7,15 +7,17 @@ Whatever breaks on the way cancels the call, so that nothing half is stored.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from typing import Any
 
 import grpc.aio
+from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 from starlette.responses import Response
 
 from gateway.body import pieces
 from gateway.exchange import Exchange, reply_value, serialize
-from gateway.json_in import unknown_field
+from gateway.json_in import set_texts, unknown_field
 from gateway.multipart import FilePart
 from gateway.replies import json_reply
 from gateway.verdict import true_status
@@ -28,7 +30,7 @@ async def upload(exchange: Exchange) -> Response:
     for name in exchange.http.query_params:
         raise unknown_field(name, name, ())
     method = exchange.binding.method
-    part = FilePart(exchange.http.headers.get("content-type", ""))
+    part = FilePart(exchange.http.headers.get("content-type", ""), header_fields(method))
     stream = exchange.channel(None).stream_unary(
         method.path, request_serializer=serialize, response_deserializer=method.response_class.FromString
     )
@@ -54,7 +56,7 @@ async def _send(exchange: Exchange, call: Any, part: FilePart) -> None:
             buffer += data
         if part.filename is not None and not begun:
             begun = True
-            if not await _write(call, _header(method, part.filename)):
+            if not await _write(call, _header(method, part.filename, part.texts)):
                 return
         while len(buffer) >= limits.chunk_bytes:
             if not await _write(call, _chunk(method, offset, bytes(buffer[: limits.chunk_bytes]))):
@@ -86,13 +88,23 @@ async def _spoil(call: Any, method: Method) -> None:
         await asyncio.wait({asyncio.ensure_future(call.code())}, timeout=1.0)
 
 
-def _header(method: Method, filename: str) -> Message:
+def header_fields(method: Method) -> dict[str, FieldDescriptor]:
+    """The fields of an upload's header that a form may set beside the file."""
+    field = header_field(method.descriptor.input_type)
+    header = field.message_type if field is not None else None
+    fields = header.fields if header is not None else ()
+    return {f.name: f for f in fields if f.name != "filename" and f.message_type is None}
+
+
+def _header(method: Method, filename: str, texts: Mapping[str, list[str]]) -> Message:
     message, field = method.request_class(), header_field(method.descriptor.input_type)
     if field is not None:
         header = getattr(message, field.name)
         header.SetInParent()
         if "filename" in header.DESCRIPTOR.fields_by_name:
             header.filename = filename
+        for name, values in texts.items():
+            set_texts(header, header_fields(method)[name], values)
     return message
 
 

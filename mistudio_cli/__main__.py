@@ -12,7 +12,25 @@ from typing import Annotated, Any
 
 import typer
 
-from mistudio_cli import demo, down, explain, export, find, jobs, models, run, serve, status, token, train, up, upload
+from mistudio_cli import (
+    corpora,
+    demo,
+    down,
+    explain,
+    export,
+    find,
+    jobs,
+    models,
+    recipe_list,
+    run,
+    sae,
+    serve,
+    status,
+    token,
+    train,
+    up,
+    upload,
+)
 from mistudio_cli.output import emit, show_error
 from mistudio_core.errors import InvalidInput, MistudioError
 
@@ -42,6 +60,9 @@ def build() -> typer.Typer:
         app.command()(verb)
     app.add_typer(jobs.app, name="jobs")
     app.add_typer(models.app, name="models")
+    app.add_typer(recipe_list.app, name="recipes")
+    app.add_typer(corpora.app, name="corpora")
+    app.add_typer(sae.app, name="sae")
     return app
 
 

@@ -21,6 +21,9 @@ def find(
     wait_for_training: Annotated[
         bool, typer.Option("--wait", help="Accept a job that has not finished; start when it completes.")
     ] = False,
+    sae_name: Annotated[
+        str | None, option("--sae", "Which SAE of a job with several: its name, as the result lists it.")
+    ] = None,
     top_texts: Annotated[int | None, option("--top-texts", "Top texts kept a feature.", "20")] = None,
     context_tokens: Annotated[
         int | None, option("--context-tokens", "Tokens kept on each side of the strongest.", "32")

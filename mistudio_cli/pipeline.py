@@ -110,8 +110,8 @@ def results(client: Client, pipeline: Pipeline, *, best: int) -> Results:
 
 
 def corpus_name(client: Client, corpus: str) -> str:
-    """The uploaded name of a corpus: a file of this machine is uploaded first, anything else is a name already."""
+    """The uploaded name of a corpus: a file or folder of this machine is uploaded first, else it is a name already."""
     from mistudio_cli.upload import send
 
     path = Path(corpus).expanduser()
-    return send(client, path).filename if path.is_file() else corpus
+    return send(client, path).filename if path.is_file() or path.is_dir() else corpus

@@ -17,10 +17,12 @@ if TYPE_CHECKING:
 
 
 def run(
-    model_name: o.Model,
     corpus: o.LocalCorpus,
+    model_name: o.RecipeModel = None,
     layer_number: o.Layer = None,
     recipe: o.Recipe = "demo",
+    granularity: o.Granularity = None,
+    selectivity: o.Selectivity = None,
     hidden_dim: o.HiddenDim = None,
     k: o.K = None,
     learning_rate: o.LearningRate = None,
@@ -50,9 +52,9 @@ def run(
     from mistudio_cli.requests import fill
     from mistudio_cli.session import connect
     from mistudio_cli.summary import BEST, show_result
-    from mistudio_cli.train import training_request
+    from mistudio_cli.train import named, training_request
 
-    training = training_request(recipe, given, huggingface_token_file)
+    training = named(training_request(recipe, given, huggingface_token_file))
     explain = fill(
         explain_service_pb2.StartExplainRequest(allow_lexical_fallback=allow_lexical_fallback),
         {"engine": engine, "max_features": max_features},

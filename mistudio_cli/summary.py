@@ -32,13 +32,27 @@ def show_training(result: train_service_pb2.GetTrainingResultResponse) -> None:
         "activations": result.activations_path,
         "save it": f"mistudio export {result.job_id} --format safetensors",
     }
+    if stats.HasField("ce_loss_recovered"):
+        facts["loss recovered"] = f"{stats.ce_loss_recovered:.3f} (KL {stats.kl_divergence:.3f} nats a token)"
     show(facts_table(facts))
+    if len(result.saes) > 1:
+        columns = ("SAE", "explained variance", "L0", "dead", "note")
+        show(table("SAEs", columns, [_sae_row(sae) for sae in result.saes], right=columns[1:4]))
     rows = [
         (g.name, f"{g.value:.3g}", g.threshold, "pass" if g.passed else "warn", "" if g.passed else g.remedy)
         for g in stats.quality_gates
     ]
     if rows:
         show(table("Quality gates", ("gate", "value", "passes at", "verdict", "remedy"), rows, right=("value",)))
+
+
+def _sae_row(sae: train_service_pb2.SaeSummary) -> tuple[str, str, str, str, str]:
+    """One SAE of several."""
+    stats = sae.training_stats
+    if sae.error:
+        return sae.name, "", "", "", sae.error
+    dead = str(stats.feature_statistics.dead_features)
+    return sae.name, f"{stats.explained_variance:.3f}", f"{stats.l0:.1f}", dead, ""
 
 
 def show_find(result: find_service_pb2.GetFindResultResponse) -> None:

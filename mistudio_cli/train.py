@@ -19,10 +19,12 @@ if TYPE_CHECKING:
 
 
 def train(
-    model_name: o.Model,
     corpus_file: o.Corpus,
+    model_name: o.RecipeModel = None,
     layer_number: o.Layer = None,
     recipe: o.Recipe = "published",
+    granularity: o.Granularity = None,
+    selectivity: o.Selectivity = None,
     architecture: o.Architecture = None,
     hidden_dim: o.HiddenDim = None,
     k: o.K = None,
@@ -35,12 +37,20 @@ def train(
     sae_batch_tokens: o.SaeBatch = None,
     max_sequence_length: o.MaxLength = None,
     hook: o.Hook = None,
+    module_path: o.ModulePath = None,
     hook_name: o.HookName = None,
+    output_hook_name: o.OutputHook = None,
+    sweep: o.Sweep = None,
+    enable_4bit: o.FourBit = None,
+    enable_8bit: o.EightBit = None,
+    splice_tokens: o.SpliceTokens = None,
+    processes: o.Processes = None,
     seed: o.Seed = None,
     dtype: o.Dtype = None,
     normalize_activations: o.Normalize = None,
     checkpoint_interval_seconds: o.Checkpoint = None,
     heldout_fraction: o.Heldout = None,
+    dataset: o.Dataset = None,
     max_code_tokens: o.MaxCodes = None,
     gpu_id: o.GpuId = None,
     min_gpu_memory_gb: o.GpuMemory = None,
@@ -56,7 +66,7 @@ def train(
     from mistudio_cli.flow import after_start
     from mistudio_cli.session import connect
 
-    request = training_request(recipe, given, huggingface_token_file)
+    request = named(training_request(recipe, given, huggingface_token_file))
     with connect(home, address) as client:
         response = client.train.StartTraining(request)
         after_start(
@@ -76,16 +86,26 @@ def training_request(
     """The request of a recipe and the options that replace its values. Raises InvalidInput."""
     from mistudio.train.v1 import train_service_pb2
 
-    from mistudio_cli.recipes import recipe
+    from mistudio_cli.recipes import settings
     from mistudio_cli.requests import fill, new_request_id
     from mistudio_cli.session import huggingface_token
 
-    values = {**recipe(name).fields, **{key: value for key, value in given.items() if value is not None}}
+    presets = settings(name, **{key: given.get(key) for key in ("granularity", "selectivity", "architecture")})
+    values = {**presets, **{key: value for key, value in given.items() if value is not None}}
     request = fill(train_service_pb2.StartTrainingRequest(), values)
     request.request_id = request.request_id or new_request_id()
     secret = huggingface_token(token_file)
     if secret:
         request.huggingface_token = secret.reveal()
+    return request
+
+
+def named(request: train_service_pb2.StartTrainingRequest) -> train_service_pb2.StartTrainingRequest:
+    """The request, if it names a model. Raises InvalidInput."""
+    from mistudio_core.errors import InvalidInput
+
+    if not request.model_name:
+        raise InvalidInput.field("model", "", "a model, or a recipe that names one", "See `mistudio recipes list`.")
     return request
 
 

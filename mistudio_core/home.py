@@ -86,6 +86,11 @@ class Home:
         return Path(configured).expanduser().resolve() if configured else self.root / "models"
 
     @property
+    def saes(self) -> Path:
+        """Imported SAEs, a folder each."""
+        return self.root / "saes"
+
+    @property
     def engines_file(self) -> Path:
         """Settings of explanation engines (TOML)."""
         return self.root / "engines.toml"

@@ -41,12 +41,18 @@ class FindServicer:
         training = await self._runtime.queries.get(config.training_job_id, "train")
         if training.status != COMPLETED and (training.is_terminal or not request.wait_for_training):
             raise not_ready(training)
+        inputs = {
+            kind: InputReference(job_id=training.job_id, kind=kind, name=request.sae_name)
+            for kind in ("codes", "metadata", "sae")
+        }
+        if training.status == COMPLETED:
+            inputs["sae"].chosen(await self._runtime.queries.artifacts_of(training.job_id, "sae"))
         new = NewJob(
             service=SERVICE,
             request=request.SerializeToString(deterministic=True),
             request_id=request.request_id,
             model_name=training.model_name,
-            inputs={kind: InputReference(job_id=training.job_id, kind=kind) for kind in ("codes", "metadata", "sae")},
+            inputs=inputs,
         )
         job, _fresh = await self._runtime.start_job(new, wait_for=training)
         return convert.start_message(job)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -206,25 +206,60 @@ class Client:
             call.cancel()
 
     def upload_corpus(
-        self, path: Path, *, name: str = "", on_bytes: Callable[[int], None] = lambda _: None
+        self,
+        path: Path,
+        *,
+        name: str = "",
+        header: train_service_pb2.UploadHeader | None = None,
+        on_bytes: Callable[[int], None] = lambda _: None,
     ) -> train_service_pb2.UploadCorpusResponse:
-        """Uploads a text file in chunks; `on_bytes` hears how many bytes were read so far. Raises InvalidInput."""
+        """Uploads a file in chunks, stored under `name` or its own; `header` says how it is read.
+
+        `on_bytes` hears how many bytes were sent so far. Raises InvalidInput and what the server raises.
+        """
         if not path.is_file():
             raise InvalidInput.field(
                 "corpus_file", str(path), "a readable text file", "Check the path.", reason="CORPUS_NOT_FOUND"
             )
 
+        with path.open("rb") as handle:
+            coming = train_service_pb2.UploadHeader(filename=path.name, name=name, size_bytes=path.stat().st_size)
+            if header is not None:
+                coming.MergeFrom(header)
+            return self.upload_pieces(coming, iter(lambda: handle.read(CHUNK_BYTES), b""), on_bytes=on_bytes)
+
+    def upload_pieces(
+        self,
+        header: train_service_pb2.UploadHeader,
+        pieces: Iterable[bytes],
+        *,
+        on_bytes: Callable[[int], None] = lambda _: None,
+    ) -> train_service_pb2.UploadCorpusResponse:
+        """Uploads bytes that are made while they are sent; each piece has at most 1 MiB.
+
+        What `pieces` raises ends the upload, of which nothing is kept, and is raised here.
+        """
+        failure: list[Exception] = []
+
         def parts() -> Iterator[train_service_pb2.UploadCorpusRequest]:
-            header = train_service_pb2.UploadHeader(filename=name or path.name, size_bytes=path.stat().st_size)
             yield train_service_pb2.UploadCorpusRequest(header=header)
             offset = 0
-            with path.open("rb") as handle:
-                while data := handle.read(CHUNK_BYTES):
+            try:
+                for data in pieces:
                     yield train_service_pb2.UploadCorpusRequest(chunk=artifact_pb2.Chunk(offset=offset, data=data))
                     offset += len(data)
                     on_bytes(offset)
+            except Exception as error:
+                failure.append(error)
+                # a message that breaks the contract's rule: no end of the stream is taken for the end of the file
+                yield train_service_pb2.UploadCorpusRequest()
 
-        return self.train.UploadCorpus(parts())
+        try:
+            return self.train.UploadCorpus(parts())
+        except MistudioError:
+            if failure:
+                raise failure[0] from None
+            raise
 
     def download(self, uri: str, target: Path) -> Path:
         """Saves one file of an artifact, named by its logical path; goes on after a broken connection."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from mistudio_core import clock
 from mistudio_core.artifacts import ArtifactRecord
-from mistudio_core.errors import MistudioError, NotFound
+from mistudio_core.errors import MistudioError
 from mistudio_core.jobs.records import (
     CANCELLED,
     COMPLETED,
@@ -192,18 +192,15 @@ class Dispatcher:
                 inputs[role] = await self._runtime.queries.artifact(reference.uri, reference.sha256)
                 continue
             records = await self._runtime.queries.artifacts_of(reference.job_id, reference.kind)
-            if not records:
-                raise NotFound(
-                    f"Job {reference.job_id} has no artifact of kind {reference.kind}.", reason="ARTIFACT_NOT_FOUND"
-                )
-            inputs[role] = records[-1]
+            inputs[role] = reference.chosen(records)
         return inputs
 
     async def _spec(
         self, claim: Claim, entry: ServiceEntry, inputs: dict[str, ArtifactRecord], device: str
     ) -> dict[str, Any]:
         job = claim.job
-        checkpoints = await self._runtime.queries.artifacts_of(job.job_id, "checkpoint")
+        written = await self._runtime.queries.artifacts_of(job.job_id)
+        checkpoints = [record for record in written if record.kind == "checkpoint"]
         home = self._runtime.home
         return {
             "job_id": job.job_id,
@@ -218,6 +215,7 @@ class Dispatcher:
             "log_file": str(home.logs / "jobs" / f"{job.job_id}.{job.attempt}.log"),
             "inputs": {role: _plain(record) for role, record in inputs.items()},
             "checkpoints": [_plain(record) for record in reversed(checkpoints)],
+            "committed": [_plain(record) for record in written if record.kind != "checkpoint"],
             "secrets": self._runtime.secrets_of(job.job_id),
         }
 

@@ -38,6 +38,7 @@ _BY_REASON: dict[str, type[errors.MistudioError]] = {
     "UNSUPPORTED": errors.Unsupported,
     "STALE_ATTEMPT": errors.StaleAttempt,
     "DISK_FULL": errors.DiskFull,
+    "CORPUS_IN_USE": errors.Conflict,
 }
 _PLAIN: dict[grpc.StatusCode, tuple[type[errors.MistudioError], str]] = {
     # what grpc itself answers, without our details

@@ -6,6 +6,7 @@ tokens; ids, character spans and the special mask lie in flat memory-mapped file
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -18,6 +19,8 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _DOCUMENTS_A_CALL = 256
 _CHARACTERS_A_CALL = 1 << 20
+CPU_TOKENS = 2048
+"""Tokens of a forward pass on a CPU, at most: what it works on stays in the cache."""
 
 
 class Tokenizer(Protocol):
@@ -79,16 +82,14 @@ def tokenize(
     max_sequence_length: int,
     bos_id: int | None = None,
     on_batch: Callable[[int], None] = lambda _: None,
-) -> tuple[TokenTable, list[int]]:
+) -> tuple[TokenTable, Array]:
     """Tokenises documents into files under `folder`; calls `on_batch(documents so far)` often.
 
     `bos_id` is put before each sequence as a special token, where the tokenizer adds none itself.
-    Returns the table and, for each document kept, its number in the input.
+    Returns the table and, int64 (D,), the number in the input of each document kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sequence_lengths: list[int] = []
-    document_sequences: list[int] = []
-    kept: list[int] = []
+    sequence_lengths, document_sequences, kept = array("q"), array("q"), array("q")
     seen = 0
     with (
         (folder / "ids").open("wb") as ids,
@@ -116,7 +117,7 @@ def tokenize(
         document_offsets_D=_offsets(document_sequences),
         dropped_documents=seen - len(kept),
     )
-    return table, kept
+    return table, np.asarray(kept, np.int64)
 
 
 def length_buckets(sequences: Sequence[tuple[int, int]], batch_size: int) -> Iterator[list[int]]:
@@ -124,6 +125,25 @@ def length_buckets(sequences: Sequence[tuple[int, int]], batch_size: int) -> Ite
     order = sorted(range(len(sequences)), key=lambda i: sequences[i][0] - sequences[i][1])
     for start in range(0, len(order), batch_size):
         yield order[start : start + batch_size]
+
+
+def batch_tokens(table: TokenTable, batch_size: int, *, on_gpu: bool) -> int:
+    """Tokens of a forward pass, with padding: those of `batch_size` longest sequences; on a CPU at most CPU_TOKENS."""
+    longest = int(np.max(np.diff(table.sequence_offsets_S), initial=1))
+    return batch_size * longest if on_gpu else max(longest, min(batch_size * longest, CPU_TOKENS))
+
+
+def token_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Indices of sequences, longest first, ties in their given order, in batches of at most `tokens` with padding.
+
+    A batch has at least one sequence; short ones share a pass in larger numbers.
+    """
+    order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
+    start = 0
+    while start < len(order):
+        count = max(1, tokens // max(1, lengths[order[start]]))
+        yield order[start : start + count]
+        start += count
 
 
 def padded(table: TokenTable, sequences: Sequence[tuple[int, int]], pad_id: int) -> tuple[Array, Array]:
@@ -189,5 +209,5 @@ def _open(path: Path, dtype: type[np.generic]) -> Array:
     return np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
 
 
-def _offsets(lengths: list[int]) -> Array:
+def _offsets(lengths: array[int]) -> Array:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(lengths, np.int64))]).astype(np.int64)

@@ -7,14 +7,19 @@ it, because the worker has no other configuration; neither goes into artifacts.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mistudio_core.errors import InvalidInput, Unsupported
+from mistudio_train.hub_dataset import DatasetOptions
+from mistudio_train.variants import Sweep, Variant, variants
 
-ARCHITECTURES = ("standard", "topk")
+ARCHITECTURES = ("standard", "topk", "batchtopk", "jumprelu", "gated", "matryoshka")
+TOP_K_FAMILY = ("topk", "batchtopk", "matryoshka")
+PENALISED = ("standard", "jumprelu", "gated")
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+QUANTIZATIONS = ("none", "nf4", "int8")
 _LOCAL = ("model_root", "cache_dir", "threads", "checkpoint_interval_seconds")
 _RANGES: dict[str, tuple[float, float]] = {
     "hidden_dim": (8, 1_048_576),
@@ -32,6 +37,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "max_code_tokens": (1000, 10**9),
     "block_tokens": (64, 1_048_576),
     "threads": (0, 1024),
+    "processes": (1, 64),
 }
 
 
@@ -42,17 +48,25 @@ class TrainConfig:
     model_name: str
     """Hub id, folder under the model root, or `package:<name>/<folder>`."""
     layer_number: int | None = None
-    """Block whose residual stream is read, from 0; None: 12, or the middle block of a model with fewer than 13."""
+    """Block that is read, from 0; None: 12, or the middle block of a model with fewer than 13."""
+    hook: str = "resid_post"
+    """What is read of the block (`resid_post`, `resid_pre`, `mlp_out`, `attn_out`), or a hook's whole name."""
+    output_hook: str = ""
+    """What a transcoder writes, in the same words; empty for an autoencoder."""
+    sweep: Sweep = field(default_factory=Sweep)
+    """Several SAEs on one pass of the model."""
     corpus_name: str = ""
-    """Name of the corpus, for metadata."""
+    """Name of the corpus: of an upload, for metadata; or of a data set of the hub, which the job reads itself."""
+    dataset: DatasetOptions = field(default_factory=DatasetOptions)
+    """How a data set of the hub is read."""
     architecture: str = "standard"
     """One of ARCHITECTURES."""
     hidden_dim: int = 1024
     """Width of the SAE."""
     k: int = 32
-    """Features that fire a token, top-k only."""
+    """Features that fire a token, top-k family only."""
     sparsity_coeff: float = 1e-3
-    """Weight of the L1 penalty, standard only."""
+    """Weight of the sparsity penalty; standard, jumprelu and gated only."""
     learning_rate: float = 1e-4
     """Peak learning rate of Adam."""
     batch_size: int = 16
@@ -71,6 +85,8 @@ class TrainConfig:
     """Seed of initial weights and data order."""
     dtype: str = "auto"
     """Number format of the language model, one of DTYPES; auto: float32 on CPU, bfloat16 on GPU."""
+    quantization: str = "none"
+    """Of the language model's weights, one of QUANTIZATIONS."""
     normalize_activations: bool = True
     """Whether activations are centred and scaled before the SAE."""
     checkpoint_interval_seconds: float = 60.0
@@ -81,6 +97,11 @@ class TrainConfig:
     """Most tokens whose codes are written."""
     block_tokens: int = 32_768
     """Tokens harvested at a time: the unit of shuffling and of resume."""
+    splice_tokens: int | None = None
+    """Held-out tokens on which loss recovered and KL are measured, causal models only; 0: not at all; None: a tenth
+    of the tokens trained on, 2,000 to 50,000."""
+    processes: int = 1
+    """Processes that train together, each on its share of every batch."""
     threads: int = 0
     """CPU threads of torch; 0: torch's own choice. Another number gives another rounding."""
     model_root: Path | None = None
@@ -100,12 +121,17 @@ class TrainConfig:
             raise Unsupported(f"architecture {self.architecture!r}", why=f"known are {known}", instead=f"Use {known}.")
         if self.dtype not in DTYPES:
             raise InvalidInput.field("dtype", self.dtype, ", ".join(DTYPES))
-        if self.architecture == "topk" and self.k > self.hidden_dim:
-            raise InvalidInput.field(
-                "k", self.k, f"1 to hidden_dim, which is {self.hidden_dim}", "Lower k or raise hidden_dim."
-            )
+        if self.quantization not in QUANTIZATIONS:
+            raise InvalidInput.field("quantization", self.quantization, ", ".join(QUANTIZATIONS))
+        for variant in self.variants(13):
+            if self.architecture in TOP_K_FAMILY and variant.k > variant.hidden_dim:
+                raise InvalidInput.field(
+                    "k", variant.k, f"1 to hidden_dim, which is {variant.hidden_dim}", "Lower k or raise hidden_dim."
+                )
         if self.layer_number is not None and not 0 <= self.layer_number <= 1000:
             raise InvalidInput.field("layer_number", self.layer_number, "0 to 1000")
+        if self.splice_tokens is not None and not 0 <= self.splice_tokens <= 10_000_000:
+            raise InvalidInput.field("splice_tokens", self.splice_tokens, "0 to 10000000")
         if self.max_sequence_length is not None and not 8 <= self.max_sequence_length <= 1_048_576:
             raise InvalidInput.field("max_sequence_length", self.max_sequence_length, "8 to 1048576")
 
@@ -118,6 +144,18 @@ class TrainConfig:
         if self.layer_number is not None:
             return self.layer_number
         return 12 if total_layers >= 13 else total_layers // 2
+
+    def variants(self, total_layers: int) -> tuple[Variant, ...]:
+        """The SAEs of the job in a model of `total_layers` blocks. Raises InvalidInput."""
+        return variants(
+            self.sweep,
+            hook=self.hook,
+            output_hook=self.output_hook,
+            layer=self.layer_of(total_layers),
+            hidden_dim=self.hidden_dim,
+            k=self.k,
+            seed=self.seed,
+        )
 
     def sequence_length_of(self, max_positions: int) -> int:
         """Tokens a sequence. Raises InvalidInput beyond the model's own limit."""

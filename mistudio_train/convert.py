@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import Any
 
 from mistudio.feature.v1 import model_pb2, sae_pb2
 from mistudio.train.v1 import train_service_pb2, training_pb2
@@ -13,16 +14,13 @@ from mistudio_core.errors import InvalidInput, Unsupported
 from mistudio_core.home import Home
 from mistudio_core.jobs.records import JobRecord
 from mistudio_rpc import messages
-from mistudio_rpc.devices import GpuReading
 from mistudio_torch.lm.facts import ModelFacts
-from mistudio_torch.lm.source import parse_hook_name
-from mistudio_train.config import TrainConfig
-from mistudio_train.memory import available_bytes, required_bytes
-from mistudio_train.result import TrainingStats, TrainResult
+from mistudio_torch.lm.hookpoints import parse_hook
+from mistudio_train import convert_corpus
+from mistudio_train.config import PENALISED, TOP_K_FAMILY, TrainConfig
+from mistudio_train.result import SaeResult, TrainingStats, TrainResult
+from mistudio_train.variants import Sweep
 
-GB = 1e9
-LARGE_PARAMETERS = 3_000_000_000
-_COMFORT = 1.3  # room for activations of longer batches than the defaults
 _OPTIONAL = (
     "layer_number",
     "hidden_dim",
@@ -38,38 +36,75 @@ _OPTIONAL = (
     "checkpoint_interval_seconds",
     "heldout_fraction",
     "max_code_tokens",
+    "splice_tokens",
+    "processes",
 )
-
-
-_ONLY_WITH = {"k": "topk", "sparsity_coeff": "standard"}
+_ONLY_WITH = {"k": TOP_K_FAMILY, "sparsity_coeff": PENALISED}
 
 
 def config_of(request: train_service_pb2.StartTrainingRequest, home: Home) -> TrainConfig:
     """The configuration that a request asks for. Raises InvalidInput, Unsupported."""
     given = {field.name: value for field, value in request.ListFields() if field.name in _OPTIONAL}
-    if request.hook_name:
-        if "layer_number" in given or request.hook:
-            raise InvalidInput.field("hook_name", request.hook_name, "nothing, where layer_number or hook is set")
-        given["layer_number"] = parse_hook_name(request.hook_name)
+    given |= _hooks_of(request)
     architecture = messages.enum_short(sae_pb2.Architecture.Name(request.architecture), "ARCHITECTURE_") or "standard"
     for name, wanted in _ONLY_WITH.items():
-        if name in given and architecture != wanted:
+        if name in given and architecture not in wanted:
             raise Unsupported(
                 f"{name} with architecture {architecture}",
-                why=f"it belongs to {wanted}",
-                instead=f"Leave {name} out, or set architecture to {wanted}.",
+                why=f"it belongs to {', '.join(wanted)}",
+                instead=f"Leave {name} out, or set architecture to {wanted[0]}.",
             )
+    if request.sweep.ks and architecture not in TOP_K_FAMILY:
+        raise Unsupported(
+            f"sweep.ks with architecture {architecture}", why="it has no k", instead="Set architecture to topk."
+        )
+    if request.enable_4bit and request.enable_8bit:
+        raise InvalidInput.field("enable_8bit", True, "false, where enable_4bit is set", "Set one of them.")
     dtype = messages.enum_short(model_pb2.Dtype.Name(request.dtype), "DTYPE_")
     return TrainConfig(
         model_name=request.model_name,
         corpus_name=request.corpus_file,
+        dataset=convert_corpus.dataset_of(request),
         architecture=architecture,
         dtype=dtype or "auto",
         seed=request.seed,
         token_budget=request.token_budget,
+        quantization="nf4" if request.enable_4bit else "int8" if request.enable_8bit else "none",
+        sweep=Sweep(
+            layers=tuple(request.sweep.layers),
+            widths=tuple(request.sweep.widths),
+            ks=tuple(request.sweep.ks),
+            seeds=tuple(request.sweep.seeds),
+        ),
         model_root=Path(home.models),
         **given,
     )
+
+
+def _hooks_of(request: train_service_pb2.StartTrainingRequest) -> dict[str, Any]:
+    """Which hooks are read: fields of the configuration. Raises InvalidInput."""
+    kind = messages.enum_short(sae_pb2.Hook.Name(request.hook), "HOOK_")
+    found: dict[str, Any] = (
+        {"output_hook": parse_hook(request.output_hook_name).name} if request.output_hook_name else {}
+    )
+    if request.hook_name:
+        if request.HasField("layer_number") or request.hook or request.module_path:
+            raise InvalidInput.field(
+                "hook_name", request.hook_name, "nothing, where layer_number, hook or module_path is set"
+            )
+        hook = parse_hook(request.hook_name)
+        return found | (
+            {"hook": hook.name} if hook.kind == "module" else {"hook": hook.kind, "layer_number": hook.layer}
+        )
+    if (kind == "module") != bool(request.module_path):
+        raise InvalidInput.field(
+            "module_path", request.module_path, "a module's path with hook = module, and nothing without"
+        )
+    if request.sweep.layers and (request.HasField("layer_number") or request.module_path):
+        raise InvalidInput.field(
+            "sweep.layers", list(request.sweep.layers), "nothing, where layer_number or module_path is set"
+        )
+    return found | {"hook": parse_hook(request.module_path).name if kind == "module" else kind or "resid_post"}
 
 
 def result_message(result: TrainResult) -> train_service_pb2.GetTrainingResultResponse:
@@ -80,7 +115,14 @@ def result_message(result: TrainResult) -> train_service_pb2.GetTrainingResultRe
         model_info=model_pb2.ModelInfo(**asdict(result.model_info)),
         ready_for_find_service=True,
         sae_sha256=result.sae_sha256,
+        saes=[_sae(sae) for sae in result.saes],
     )
+
+
+def _sae(sae: SaeResult) -> train_service_pb2.SaeSummary:
+    plain = {f.name: getattr(sae, f.name) for f in fields(sae)}
+    stats = plain.pop("training_stats")
+    return train_service_pb2.SaeSummary(training_stats=None if stats is None else _stats(stats), **plain)
 
 
 def _stats(stats: TrainingStats) -> training_pb2.TrainingStats:
@@ -100,8 +142,10 @@ def start_message(job: JobRecord) -> train_service_pb2.StartTrainingResponse:
         message=f"Training job started for {job.model_name}{chosen}",
         model_name=job.model_name,
         requires_token=facts.requires_token,
-        memory_check="passed",
-        optimizations_applied=f"Layers after {layer} are neither read nor loaded",
+        memory_check=job.details.get("memory_check", "passed"),
+        optimizations_applied="; ".join(
+            [f"Layers after {layer} are neither read nor loaded", *job.details.get("optimizations", ())]
+        ),
     )
 
 
@@ -117,7 +161,9 @@ def status_message(job: JobRecord) -> train_service_pb2.GetTrainingStatusRespons
         estimated_time_remaining=job.progress.remaining_s,
         message=status_line(job),
         model_info=model_info(ModelFacts(**job.details["facts"]), job.details["layer"]),
-        last_checkpoint=weights_of_checkpoint(job.last_checkpoint) if job.last_checkpoint else None,
+        last_checkpoint=weights_of_checkpoint(job.last_checkpoint, several=has_sweep(job))
+        if job.last_checkpoint
+        else None,
         error=messages.error_message(job.error),
         metrics=messages.metric_message(job.metrics),
     )
@@ -149,93 +195,33 @@ def model_info(facts: ModelFacts, layer: int) -> model_pb2.ModelInfo:
     )
 
 
-def weights_of_checkpoint(uri: str) -> str:
-    """The published path of a checkpoint: its file of weights."""
-    return f"{uri}/state.safetensors"
+def weights_of_checkpoint(uri: str, *, several: bool) -> str:
+    """The published path of a checkpoint: its file of weights; of several SAEs, the folder of all of them."""
+    return uri if several else f"{uri}/state.safetensors"
+
+
+def has_sweep(job: JobRecord) -> bool:
+    """Whether a job trains several SAEs."""
+    sweep = train_service_pb2.StartTrainingRequest.FromString(job.request).sweep
+    return bool(sweep.layers or sweep.widths or sweep.ks or sweep.seeds)
 
 
 def add_artifacts(
     response: train_service_pb2.GetTrainingResultResponse, job: JobRecord, artifacts: list[ArtifactRecord]
 ) -> train_service_pb2.GetTrainingResultResponse:
-    """Completes a stored result with what the store knows."""
+    """Completes a stored result with what the store knows; single paths are of the first SAE that did not fail."""
     response.job_id = job.job_id
     response.status = messages.status_value(job.status)
     files = {"sae": "sae_weights.safetensors", "codes": "codes.safetensors", "metadata": "metadata.json"}
-    paths = {a.kind: f"{a.uri}/{files[a.kind]}" for a in artifacts if a.kind in files}
+    first = next((sae.name for sae in response.saes if not sae.error), "")
+    prefix = f"/{job.job_id}/{first and first + '/'}"
+    paths = {
+        a.kind: f"{a.uri}/{files[a.kind]}" for a in artifacts if a.uri.endswith(prefix + a.kind) and a.kind in files
+    }
     response.model_path = paths.get("sae", "")
     response.activations_path = paths.get("codes", "")
     response.metadata_path = paths.get("metadata", "")
-    response.checkpoints.extend(weights_of_checkpoint(a.uri) for a in artifacts if a.kind == "checkpoint")
+    checkpoints = [a.uri for a in artifacts if a.kind == "checkpoint"]
+    response.checkpoints.extend(weights_of_checkpoint(uri, several=len(response.saes) > 1) for uri in checkpoints)
     response.artifacts.extend(messages.artifact_message(a) for a in artifacts)
     return response
-
-
-def gpu_status(gpus: list[GpuReading]) -> train_service_pb2.GetGpuStatusResponse:
-    """The machine's GPUs in the published form."""
-    response = train_service_pb2.GetGpuStatusResponse(cuda_available=bool(gpus), device_count=len(gpus))
-    if gpus:
-        response.current_device = max(gpus, key=lambda g: g.free_bytes).index
-    for gpu in gpus:
-        response.gpus[str(gpu.index)].CopyFrom(
-            training_pb2.Gpu(
-                name=gpu.name,
-                memory_total=gpu.total_bytes,
-                memory_allocated=gpu.used_bytes,
-                memory_free=gpu.free_bytes,
-                free_gb=round(gpu.free_bytes / GB, 1),
-                utilization=gpu.utilization,
-            )
-        )
-    return response
-
-
-def memory_answer(facts: ModelFacts, gpus: list[GpuReading]) -> train_service_pb2.CheckMemoryResponse:
-    """Whether a default run of a model fits the largest device, and what would make it fit."""
-    required = required_bytes(facts, TrainConfig(model_name=facts.model_name))
-    available = max((g.free_bytes for g in gpus), default=available_bytes())
-    fits, large = required <= available, facts.parameters > LARGE_PARAMETERS
-    response = train_service_pb2.CheckMemoryResponse(
-        model_name=facts.model_name,
-        memory_check=training_pb2.MemoryCheck(
-            sufficient=fits,
-            required_gb=round(required / GB, 1),
-            available_gb=round(available / GB, 1),
-            recommendations=training_pb2.MemoryRecommendations(
-                min_gpu_memory_gb=round(required / GB, 1),
-                recommended_gpu_memory_gb=round(_COMFORT * required / GB, 1),
-                is_large_model=large,
-                use_4bit_quantization=False,
-                use_gradient_checkpointing=False,
-            ),
-        ),
-        optimization_suggestions=training_pb2.OptimizationSuggestions(
-            batch_size=16 if fits else 4, max_sequence_length=min(512, facts.max_positions)
-        ),
-    )
-    for gpu in gpus:
-        enough = gpu.free_bytes >= required
-        best = enough and gpu.free_bytes == available
-        response.gpu_compatibility[f"gpu_{gpu.index}"].CopyFrom(
-            training_pb2.GpuCompatibility(compatible=True, memory_sufficient=enough, recommended=best)
-        )
-    return response
-
-
-def model_answer(facts: ModelFacts) -> train_service_pb2.ValidateModelResponse:
-    """A model that Train can use."""
-    required = required_bytes(facts, TrainConfig(model_name=facts.model_name)) / GB
-    return train_service_pb2.ValidateModelResponse(
-        model_name=facts.model_name,
-        valid=True,
-        accessible=True,
-        requires_token=facts.requires_token,
-        model_info=training_pb2.ModelShape(
-            architecture=facts.architecture,
-            total_layers=facts.total_layers,
-            hidden_size=facts.hidden_size,
-            vocab_size=facts.vocab_size,
-        ),
-        memory_requirements=training_pb2.MemoryRequirements(
-            minimum_gb=round(required, 1), recommended_gb=round(_COMFORT * required, 1)
-        ),
-    )

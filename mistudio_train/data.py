@@ -6,7 +6,7 @@ nothing is carried from one block to the next, so a block's number is all that r
 
 from __future__ import annotations
 
-import hashlib
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from mistudio_core.corpus.documents import is_heldout, iter_documents
+from mistudio_core.corpus.about import StoredCorpus
+from mistudio_core.corpus.documents import Document, content_digest, digest_is_heldout, iter_documents
 from mistudio_core.errors import InvalidInput
+from mistudio_torch.chat import chat_renderer
 from mistudio_torch.tokens import Tokenizer, TokenTable, tokenize
 
 Array = np.ndarray[Any, np.dtype[Any]]
@@ -23,10 +25,10 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Corpus:
-    """A tokenised corpus and its split."""
+    """A tokenised corpus and its split. Nothing of it grows with the text: arrays a document, files a token."""
 
     path: Path
-    """The text file."""
+    """The file of documents."""
     sha256: str
     """Its digest."""
     table: TokenTable
@@ -39,56 +41,71 @@ class Corpus:
     """int64: documents that are not."""
     real_tokens: Array
     """int64: tokens of each document, special ones excluded."""
+    render: Callable[[Document], str]
+    """From a document to the text that was tokenised."""
 
-    def texts(self) -> Iterator[str]:
-        """Text of every document in `table`, in order, read again from the file."""
-        wanted = iter(self.lines.tolist())
-        line = next(wanted, None)
-        for number, text in enumerate(iter_documents(self.path)):
-            if number == line:
-                yield text
-                line = next(wanted, None)
+    def documents(self, numbers: Array) -> Iterator[tuple[str, Document]]:
+        """(text as it was tokenised, document) for the documents `numbers` of `table`, rising, from the file again."""
+        wanted, position = self.lines[numbers], 0
+        for number, document in enumerate(iter_documents(self.path)):
+            if position == len(wanted):
+                return
+            if number == wanted[position]:
+                yield self.render(document), document
+                position += 1
 
 
 def read_corpus(
-    path: Path,
-    sha256: str,
+    stored: StoredCorpus,
     tokenizer: Tokenizer,
     scratch: Path,
     *,
     max_sequence_length: int,
     bos_id: int | None,
     heldout_fraction: float,
-    on_batch: Callable[[int], None],
+    on_batch: Callable[[int, int], None],
 ) -> Corpus:
-    """Tokenises and splits a corpus. Raises InvalidInput (CORPUS_EMPTY, CORPUS_NOT_UTF8)."""
-    ranks: list[int] = []
-    flags: list[bool] = []
+    """Tokenises and splits a corpus; calls `on_batch(documents so far, documents in all or 0)` often.
 
-    def documents() -> Iterator[str]:
-        for text in iter_documents(path):
-            flags.append(is_heldout(text, heldout_fraction))
-            ranks.append(int.from_bytes(hashlib.sha256(text.encode()).digest()[:7], "big"))
-            yield text
+    Raises InvalidInput (CORPUS_EMPTY, CORPUS_NOT_UTF8, CORPUS_RECORD_INVALID), Unsupported for chats
+    where the tokenizer has no chat template.
+    """
+    ranks, flags = array("q"), array("b")
+    render = chat_renderer(tokenizer, bos_id)
+    total = stored.about.statistics.documents
+
+    def texts() -> Iterator[str]:
+        for document in iter_documents(stored.path):
+            digest = content_digest(document.content)
+            flags.append(digest_is_heldout(digest, heldout_fraction))
+            ranks.append(int.from_bytes(digest[:7], "big"))
+            yield render(document)
 
     table, kept = tokenize(
-        documents(), tokenizer, scratch, max_sequence_length=max_sequence_length, bos_id=bos_id, on_batch=on_batch
+        texts(),
+        tokenizer,
+        scratch,
+        max_sequence_length=max_sequence_length,
+        bos_id=bos_id,
+        on_batch=lambda documents: on_batch(documents, total),
     )
-    if not kept:
+    lines = np.asarray(kept, np.int64)
+    if not len(lines):
         raise InvalidInput(
-            "The corpus holds no usable text: no line has a token of the model. Upload text, one document a line.",
+            "The corpus holds no usable text: no document has a token of the model. Upload text of another kind.",
             reason="CORPUS_EMPTY",
         )
-    lines = np.asarray(kept, np.int64)
-    train, heldout = split(np.asarray(flags, np.bool_)[lines], np.asarray(ranks, np.int64)[lines])
+    heldout_D = np.frombuffer(flags, np.int8).astype(np.bool_)
+    train, heldout = split(heldout_D[lines], np.frombuffer(ranks, np.int64)[lines])
     return Corpus(
-        path=path,
-        sha256=sha256,
+        path=stored.path,
+        sha256=stored.sha256,
         table=table,
         lines=lines,
         train=train,
         heldout=heldout,
         real_tokens=table.real_tokens(),
+        render=render,
     )
 
 

@@ -1,14 +1,14 @@
-"""What a finished run leaves: held-out figures, the SAE, the sparse codes, the metadata.
+"""What a finished run leaves of each SAE: its weights, sparse codes, metadata, pictures of its training.
 
-Reads a trained SAE that takes raw activations; trains nothing. Each function writes one artifact.
+Each function writes one artifact. Figures come from `measure`.
 """
 
 from __future__ import annotations
 
 import json
 import platform
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -16,149 +16,134 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from mistudio_core.artifacts import ArtifactRecord
-from mistudio_core.jobs.context import JobContext
+from mistudio_core.artifacts import ArtifactRecord, ArtifactWriter
 from mistudio_torch.codes import CodesWriter
-from mistudio_torch.harvest import harvest
-from mistudio_torch.lm.load import LoadedLM
-from mistudio_torch.metrics import MetricAccumulator, SaeMetrics
-from mistudio_torch.sae import Sae, SparseCodes
-from mistudio_torch.sae.saelens import save_sae
-from mistudio_train.config import TrainConfig
+from mistudio_torch.formats.saelens import save_sae
+from mistudio_torch.metrics import DENSITY_LOG10_EDGES
+from mistudio_torch.sae import Sae
 from mistudio_train.data import Array, Corpus, cut_blocks, sample_documents
+from mistudio_train.measure import Measured, Trained, parts
+from mistudio_train.member import Member
+from mistudio_train.pictures import EVENTS_FILE, curve_files, density_files, event_file
+from mistudio_train.run import Run
+from mistudio_train.variants import Variant
 
-_ENCODE_TOKENS = 2048
-_EVALUATE_TOKENS = 2_000_000
-_PACKAGES = ("mistudio", "torch", "transformers", "tokenizers", "safetensors", "numpy")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Run:
-    """What every stage of a job works with."""
-
-    config: TrainConfig
-    """What was asked for."""
-    ctx: JobContext
-    """The runtime."""
-    lm: LoadedLM
-    """The model, cut off after the layer."""
-    corpus: Corpus
-    """The tokenised corpus."""
-
-    def activations(self, documents: Array) -> Tensor:
-        """x_ND of documents; watches for a cancel before each forward pass."""
-        return harvest(
-            self.lm,
-            self.corpus.table,
-            documents.tolist(),
-            batch_size=self.config.batch_size,
-            on_batch=self.ctx.check_cancelled,
-        )
-
-    @property
-    def hook_name(self) -> str:
-        """SAELens name of the hook."""
-        return f"blocks.{self.lm.layer}.hook_resid_post"
+_PACKAGES = ("mistudio", "torch", "transformers", "tokenizers", "safetensors", "numpy", "numba")
 
 
-def evaluate(run: Run, sae: Sae, on_share: Callable[[float], None]) -> tuple[SaeMetrics, Tensor]:
-    """Figures on held-out documents (at most 2 million tokens), and each feature's firing frequency (F,)."""
-    real = run.corpus.real_tokens
-    heldout = run.corpus.heldout
-    heldout = heldout[sample_documents(real[heldout], _EVALUATE_TOKENS, run.config.seed)]
-    sums = MetricAccumulator(sae.shape.d_in, sae.shape.d_sae)
-    blocks = cut_blocks(heldout, real, run.config.block_tokens)
-    for number, block in enumerate(blocks):
-        on_share(number / len(blocks))
-        x_ND = run.activations(block)
-        for x_BD, codes in _encoded(sae, x_ND):
-            run.ctx.check_cancelled()
-            sums.add(x_BD, sae.decode(codes, len(x_BD)), codes)
-    return sums.result(), sums.fired_F.double() / max(sums.tokens, 1)
-
-
-def _encoded(sae: Sae, x_ND: Tensor) -> Iterator[tuple[Tensor, SparseCodes]]:
-    """Parts of a block with their codes, in bounded memory."""
-    for start in range(0, len(x_ND), _ENCODE_TOKENS):
-        x_BD = x_ND[start : start + _ENCODE_TOKENS]
-        yield x_BD, sae.encode(x_BD)
-
-
-def commit_sae(run: Run, sae: Sae, frequency_F: Tensor) -> ArtifactRecord:
+def commit_sae(run: Run, item: Trained, frequency_F: Tensor) -> ArtifactRecord:
     """Writes and commits the `sae` artifact."""
-    facts = run.lm.facts
-    writer = run.ctx.stage_artifact("sae", "sae")
+    facts, variant = run.lm.facts, item.variant
+    writer = run.ctx.stage_artifact(variant.artifact("sae"), "sae")
     metadata = {
         "model_name": facts.model_name,
         "model_class_name": run.lm.model_class,
         "model_revision": facts.revision,
-        "hook_name": run.hook_name,
+        "hook_name": variant.hook.name,
         "dataset_path": run.config.corpus_name or None,
         "dataset_sha256": run.corpus.sha256,
         "context_size": run.config.sequence_length_of(facts.max_positions),
         "prepend_bos": run.lm.bos_id is not None,
         "mistudio_version": package_version("mistudio"),
+        "trained_as": run.config.architecture,
     }
-    save_sae(sae, writer.path, metadata=metadata, firing_frequency_F=frequency_F)
+    if variant.target is not None:
+        metadata["hook_name_out"] = variant.target.name
+    save_sae(item.sae, writer.path, metadata=metadata, firing_frequency_F=frequency_F)
     return run.ctx.commit(writer)
 
 
-def commit_codes(run: Run, sae: Sae, sae_sha256: str, on_share: Callable[[float], None]) -> tuple[ArtifactRecord, int]:
-    """Writes and commits the `codes` artifact; returns the number of tokens in it."""
-    facts, corpus = run.lm.facts, run.corpus
-    chosen = sample_documents(corpus.real_tokens, run.config.max_code_tokens, run.config.seed)
-    writer = run.ctx.stage_artifact("codes", "codes")
-    meta = {
+def commit_codes(
+    run: Run, trained: Sequence[Trained], sha256s: Sequence[str], on_share: Callable[[float], None]
+) -> int:
+    """Writes and commits the `codes` artifact of every SAE on one pass of the model; returns the tokens in each."""
+    chosen = sample_documents(run.corpus.real_tokens, run.config.max_code_tokens, run.config.seed)
+    writers: list[ArtifactWriter] = []
+    try:
+        with ExitStack() as stack:
+            stores = []
+            for item, sha256 in zip(trained, sha256s, strict=True):
+                writers.append(run.ctx.stage_artifact(item.variant.artifact("codes"), "codes"))
+                meta = _codes_meta(run, item, sha256)
+                store = CodesWriter(writers[-1].folder, d_sae=item.sae.shape.d_sae, meta=meta)
+                stores.append(stack.enter_context(store))
+            _write_codes(run, trained, stores, chosen, on_share)
+            for store in stores:
+                store.close(run.ctx.check_cancelled)
+    except BaseException:
+        for writer in writers:
+            writer.discard()
+        raise
+    for writer in writers:
+        run.ctx.commit(writer)
+    return stores[0].n_tokens
+
+
+def _codes_meta(run: Run, item: Trained, sae_sha256: str) -> dict[str, Any]:
+    """What the codes are of."""
+    facts = run.lm.facts
+    return {
         "model_name": facts.model_name,
         "model_revision": facts.revision,
-        "layer": run.lm.layer,
-        "hook_name": run.hook_name,
-        "architecture": sae.shape.architecture,
-        "d_model": facts.hidden_size,
+        "layer": item.variant.hook.layer if item.variant.hook.kind != "module" else run.lm.layer,
+        "hook_name": item.variant.hook.name,
+        "architecture": item.sae.shape.architecture,
+        "d_model": item.sae.shape.d_in,
         "sae_sha256": sae_sha256,
-        "corpus_sha256": corpus.sha256,
+        "corpus_sha256": run.corpus.sha256,
         "corpus_name": run.config.corpus_name,
         "special_tokens": "excluded: positions count real tokens only",
     }
-    try:
-        with CodesWriter(writer.folder, d_sae=sae.shape.d_sae, meta=meta) as codes:
-            _write_codes(run, sae, codes, chosen, on_share)
-            codes.close(run.ctx.check_cancelled)
-    except BaseException:
-        writer.discard()
-        raise
-    return run.ctx.commit(writer), codes.n_tokens
 
 
-def _write_codes(run: Run, sae: Sae, codes: CodesWriter, chosen: Array, on_share: Callable[[float], None]) -> None:
-    """Harvests the chosen documents block by block and adds each."""
+def _write_codes(
+    run: Run,
+    trained: Sequence[Trained],
+    stores: Sequence[CodesWriter],
+    chosen: Array,
+    on_share: Callable[[float], None],
+) -> None:
+    """Harvests the chosen documents block by block and adds each to every store."""
     real = run.corpus.real_tokens
-    heldout = set(run.corpus.heldout.tolist())
-    wanted = set(chosen.tolist())
-    texts = (text for number, text in enumerate(run.corpus.texts()) if number in wanted)
+    heldout = np.zeros(len(real), np.bool_)
+    heldout[run.corpus.heldout] = True
+    documents = run.corpus.documents(chosen)
     blocks = cut_blocks(chosen, real, run.config.block_tokens)
     for number, block in enumerate(blocks):
         on_share(number / len(blocks))
-        columns = _columns(run, sae, run.activations(block))
+        activations = run.activations(block)
+        columns = [_columns(run, t.sae, activations[t.variant.hook.name]) for t in trained]
         start = 0
         for document in block.tolist():
             ids, spans = _document_tokens(run.corpus, document)
             end = start + len(ids)
-            first, last = np.searchsorted(columns[0], [start, end])
-            token, feature, value = (column[first:last] for column in columns)
-            codes.add_document(next(texts), ids, spans, token - start, feature, value, heldout=document in heldout)
+            text, source = next(documents)
+            for store, found in zip(stores, columns, strict=True):
+                first, last = np.searchsorted(found[0], [start, end])
+                token, feature, value = (column[first:last] for column in found)
+                store.add_document(
+                    text,
+                    ids,
+                    spans,
+                    token - start,
+                    feature,
+                    value,
+                    labels=source.labels,
+                    group=source.group,
+                    time=source.time,
+                    heldout=bool(heldout[document]),
+                )
             start = end
 
 
 def _columns(run: Run, sae: Sae, x_ND: Tensor) -> tuple[Array, Array, Array]:
     """token, feature and value of every code in a block, tokens rising."""
-    parts: list[tuple[Array, Array, Array]] = []
-    start = 0
-    for x_BD, part in _encoded(sae, x_ND):
+    found: list[tuple[Array, Array, Array]] = []
+    for part in parts(len(x_ND)):
         run.ctx.check_cancelled()
-        parts.append((part.token_N.numpy() + start, part.feature_N.numpy(), part.value_N.numpy()))
-        start += len(x_BD)
-    token, feature, value = (np.concatenate(column) for column in zip(*parts, strict=True))
+        codes = sae.encode(x_ND[part])
+        found.append((codes.token_N.numpy() + part.start, codes.feature_N.numpy(), codes.value_N.numpy()))
+    token, feature, value = (np.concatenate(column) for column in zip(*found, strict=True))
     return token, feature, value
 
 
@@ -171,9 +156,27 @@ def _document_tokens(corpus: Corpus, document: int) -> tuple[Array, Array]:
     return np.asarray(table.ids_T[part])[real], np.asarray(table.spans_T2[part])[real]
 
 
-def commit_metadata(run: Run, body: Mapping[str, Any]) -> ArtifactRecord:
+def commit_curves(run: Run, member: Member, measured: Measured) -> ArtifactRecord:
+    """Writes and commits the `curves` artifact: pictures of training and feature density, TensorBoard's file."""
+    variant, metrics = member.variant, measured.metrics
+    title = " ".join(part for part in (run.config.model_name, variant.hook.name, variant.name) if part)
+    files = curve_files(member.curves, title=title) | density_files(
+        metrics.density_histogram,
+        DENSITY_LOG10_EDGES,
+        dead=metrics.dead_features,
+        dense=metrics.dense_features,
+        tokens=metrics.tokens,
+        title=title,
+    )
+    writer = run.ctx.stage_artifact(variant.artifact("curves"), "curves")
+    for name, content in (files | {EVENTS_FILE: event_file(member.curves)}).items():
+        writer.write(name, content)
+    return run.ctx.commit(writer)
+
+
+def commit_metadata(run: Run, variant: Variant, body: Mapping[str, Any]) -> ArtifactRecord:
     """Writes and commits `metadata.json`: facts, hashes, seed, versions, full configuration, figures."""
-    writer = run.ctx.stage_artifact("metadata", "metadata")
+    writer = run.ctx.stage_artifact(variant.artifact("metadata"), "metadata")
     full = {"versions": versions(_PACKAGES), "config": run.config.numeric(), **body}
     writer.write("metadata.json", json.dumps(full, sort_keys=True, indent=1, ensure_ascii=False, default=str).encode())
     return run.ctx.commit(writer)

@@ -114,7 +114,7 @@ function fillCard(box, path, verb, operation) {
     body = make("textarea", { ariaLabel: "body", value: JSON.stringify(Object.fromEntries(needed.map((n) => [n, ""])), null, 2) });
     box.append(schemaTable(json.schema), body);
   }
-  if (file) box.append(file);
+  if (file) box.append(schemaTable(content["multipart/form-data"].schema), file);
   box.append(tryForm(path, verb, operation, inputs, body, file));
   for (const [media, { schema = {} }] of Object.entries(operation.responses["200"].content || {})) {
     box.append(make("h3", { textContent: `Answer: ${media}` }), schemaTable(schema.properties?.data?.contentSchema || schema));

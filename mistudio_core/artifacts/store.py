@@ -94,6 +94,7 @@ class ArtifactReader:
 
     def __init__(self, root: Path, record: ArtifactRecord) -> None:
         """Made by `ArtifactStore.open`, which has verified the manifest."""
+        self.root = root
         self.record = record
         self._folder = root / record.folder
         self._verified: set[tuple[str, int]] = set()

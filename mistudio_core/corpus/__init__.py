@@ -1,1 +1,1 @@
-"""Text corpora: checking, reading document by document, splitting by content hash."""
+"""Corpora: what is uploaded is checked, made canonical and counted; documents are read one by one."""

@@ -37,6 +37,13 @@ class JobContext(Protocol):
         """An input artifact by its role: `corpus`, `sae`, `codes`, `metadata`, `features`. Raises Corrupt."""
         ...
 
+    def committed(self, kind: str) -> ArtifactReader | None:
+        """The newest artifact of a kind that this job committed, in this attempt or an earlier one; None for none.
+
+        Not for checkpoints. Raises Corrupt.
+        """
+        ...
+
     def secret(self, name: str) -> Secret | None:
         """A secret of the job, for example `huggingface_token`; None where none was given."""
         ...
@@ -91,8 +98,10 @@ class JobContext(Protocol):
 
 
 _URI_BASE = {
+    "corpus": "samples",
     "sae": "models",
     "checkpoint": "models",
+    "curves": "models",
     "codes": "activations",
     "metadata": "activations",
     "features": "find",

@@ -46,6 +46,11 @@ class LocalContext:
         """See JobContext."""
         return self._inputs[name]
 
+    def committed(self, kind: str) -> ArtifactReader | None:
+        """See JobContext."""
+        found = [a for a in self.artifacts if a.kind == kind]
+        return self.store.open(found[-1]) if found else None
+
     def secret(self, name: str) -> Secret | None:
         """See JobContext."""
         return self._secrets.get(name)

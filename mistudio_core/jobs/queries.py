@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from datetime import datetime
+from typing import Any, NamedTuple, TypeVar
 
 import sqlalchemy as sa
 
@@ -14,10 +15,21 @@ from mistudio_core.errors import InvalidInput, NotFound
 from mistudio_core.jobs import schema
 from mistudio_core.jobs.database import Database
 from mistudio_core.jobs.records import QUEUED, RUNNING, AttemptRecord, EventRecord, JobRecord
-from mistudio_core.jobs.rows import artifact_of, event_of, job_of
+from mistudio_core.jobs.rows import artifact_of, event_of, job_of, moment_of
 
 T = TypeVar("T")
 jobs, attempts, events, artifacts = schema.jobs, schema.attempts, schema.events, schema.artifacts
+
+
+class Upload(NamedTuple):
+    """An artifact that no job wrote."""
+
+    record: ArtifactRecord
+    """The artifact."""
+    created_at: datetime
+    """When it was recorded."""
+    token: str
+    """Where the page after it begins."""
 
 
 class JobQueries:
@@ -119,6 +131,35 @@ class JobQueries:
             query = query.where(artifacts.c.kind == kind)
         return [artifact_of(row) for row in await self._rows(query)]
 
+    async def uploads(self, kind: str, *, size: int = 100, token: str = "") -> tuple[list[Upload], bool, int]:
+        """(the newest upload of each URI, newest first; whether there are more; URIs in all).
+
+        `token` is that of the last upload of the page before. Raises InvalidInput for a token that is none.
+        """
+        newest = (
+            sa.select(sa.func.max(artifacts.c.id))
+            .where(artifacts.c.kind == kind, artifacts.c.job_id == "")
+            .group_by(artifacts.c.uri)
+        )
+        query = sa.select(artifacts).where(artifacts.c.id.in_(newest)).order_by(artifacts.c.id.desc()).limit(size + 1)
+        if token:
+            query = query.where(artifacts.c.id < _parse_id(token))
+        rows = await self._rows(query)
+        total = await self._read(
+            lambda c: int(c.execute(sa.select(sa.func.count()).select_from(newest.subquery())).scalar_one())
+        )
+        return [_upload(row) for row in rows[:size]], len(rows) > size, total
+
+    async def upload(self, uri: str) -> Upload | None:
+        """The newest upload of a URI; None where there is none."""
+        rows = await self._rows(
+            sa.select(artifacts)
+            .where(artifacts.c.uri == uri, artifacts.c.job_id == "")
+            .order_by(artifacts.c.id.desc())
+            .limit(1)
+        )
+        return _upload(rows[0]) if rows else None
+
     async def folders(self) -> set[str]:
         """Folders of all artifacts that have a row."""
         return {str(row[0]) for row in await self._rows(sa.select(artifacts.c.folder))}
@@ -147,6 +188,16 @@ class JobQueries:
 
     async def _rows(self, query: sa.Select[tuple[object, ...]]) -> Sequence[sa.Row[tuple[object, ...]]]:
         return await self._read(lambda connection: connection.execute(query).all())
+
+
+def _upload(row: sa.Row[Any]) -> Upload:
+    return Upload(artifact_of(row), moment_of(row.created_at), str(row.id))
+
+
+def _parse_id(token: str) -> int:
+    if not (token.isascii() and token.isdecimal() and len(token) <= 18):
+        raise InvalidInput.field("page_token", token, "the next_page_token of an earlier page, or nothing")
+    return int(token)
 
 
 def _parse_token(token: str) -> tuple[int, str]:

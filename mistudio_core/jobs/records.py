@@ -6,10 +6,14 @@ Times are aware datetimes in UTC, for display only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
+
+from mistudio_core.artifacts import ArtifactRecord
+from mistudio_core.errors import InvalidInput, NotFound
+from mistudio_core.jobs.context import artifact_uri
 
 QUEUED, RUNNING, PAUSED = "queued", "running", "paused"
 COMPLETED, FAILED, CANCELLED = "completed", "failed", "cancelled"
@@ -165,6 +169,24 @@ class InputReference:
     """The job whose artifact it is."""
     kind: str = ""
     """Kind of that artifact."""
+    name: str = ""
+    """Which of the job's SAEs it belongs to; empty where the job has one."""
+
+    def chosen(self, records: Sequence[ArtifactRecord]) -> ArtifactRecord:
+        """The newest of a job's artifacts of the kind that is meant.
+
+        Raises NotFound (ARTIFACT_NOT_FOUND); InvalidInput where the job has several SAEs and none is named.
+        """
+        start = len(artifact_uri(self.job_id, self.kind, ""))
+        by_name = {record.uri[start:].rpartition("/")[0]: record for record in records}
+        if not by_name:
+            raise NotFound(f"Job {self.job_id} has no artifact of kind {self.kind}.", reason="ARTIFACT_NOT_FOUND")
+        if self.name in by_name:
+            return by_name[self.name]
+        names = ", ".join(sorted(by_name)) if "" not in by_name else "nothing: it has one SAE"
+        raise InvalidInput.field(
+            "sae_name", self.name, f"one of the SAEs of {self.job_id}: {names}" if "" not in by_name else names
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

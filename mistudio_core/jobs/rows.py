@@ -43,7 +43,8 @@ def time_of(value: int | None) -> datetime | None:
     return None if value is None else datetime.fromtimestamp(value / 1_000_000, UTC)
 
 
-def _time(value: int) -> datetime:
+def moment_of(value: int) -> datetime:
+    """`time_of` for a value that is there."""
     return datetime.fromtimestamp(value / 1_000_000, UTC)
 
 
@@ -75,7 +76,7 @@ def event_of(row: sa.Row[Any]) -> EventRecord:
     return EventRecord(
         job_id=row.job_id,
         sequence=row.sequence,
-        time=_time(row.time),
+        time=moment_of(row.time),
         attempt=row.attempt,
         payload=payload_from_json(row.kind, row.payload),
     )
@@ -96,7 +97,7 @@ def job_of(row: sa.Row[Any]) -> JobRecord:
         start_after=row.start_after,
         inputs={role: InputReference(**value) for role, value in row.inputs.items()},
         device_request=DeviceRequest(**row.device_request),
-        created_at=_time(row.created_at),
+        created_at=moment_of(row.created_at),
         started_at=time_of(row.started_at),
         completed_at=time_of(row.completed_at),
         attempt=row.attempt,

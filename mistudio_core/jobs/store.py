@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from mistudio_core import clock, ids
 from mistudio_core.artifacts import ArtifactRecord
-from mistudio_core.errors import Conflict, InvalidInput
+from mistudio_core.errors import Conflict, InvalidInput, NotFound
 from mistudio_core.jobs import schema
 from mistudio_core.jobs.database import Database, Transaction
 from mistudio_core.jobs.records import (
@@ -26,6 +26,7 @@ from mistudio_core.jobs.records import (
     PAUSED,
     QUEUED,
     RUNNING,
+    TERMINAL,
     AttemptChanged,
     ErrorRecord,
     Finished,
@@ -34,7 +35,7 @@ from mistudio_core.jobs.records import (
     ProgressRecord,
     StateChanged,
 )
-from mistudio_core.jobs.rows import append_event, artifact_values, error_json, job_of, micros
+from mistudio_core.jobs.rows import append_event, artifact_of, artifact_values, error_json, job_of, micros
 
 T = TypeVar("T")
 jobs, attempts, artifacts = schema.jobs, schema.attempts, schema.artifacts
@@ -128,10 +129,47 @@ class JobStore:
             lambda tx: tx.connection.execute(sa.insert(artifacts).values(artifact_values(record, tenant)))
         )
 
+    async def remove_upload(self, uri: str) -> list[ArtifactRecord]:
+        """Forgets every upload of a URI; the records, whose files may go now.
+
+        Raises NotFound (CORPUS_NOT_FOUND), Conflict (CORPUS_IN_USE) while a job that has not ended reads one.
+        """
+        return await self._write(lambda tx: _remove_upload(tx, uri))
+
     async def forget_artifacts(self, records: list[ArtifactRecord]) -> None:
         """Removes rows of artifacts, before their files."""
         folders = [r.folder for r in records]
         await self._write(lambda tx: tx.connection.execute(sa.delete(artifacts).where(artifacts.c.folder.in_(folders))))
+
+
+def _remove_upload(tx: Transaction, uri: str) -> list[ArtifactRecord]:
+    name = uri.rpartition("/")[2]
+    ours = sa.and_(artifacts.c.uri == uri, artifacts.c.job_id == "")
+    records = [artifact_of(row) for row in tx.connection.execute(sa.select(artifacts).where(ours))]
+    if not records:
+        raise corpus_not_found(name)
+    rows = tx.connection.execute(
+        sa.select(jobs.c.job_id, jobs.c.inputs).where(jobs.c.status.not_in(TERMINAL)).order_by(jobs.c.created_at)
+    )
+    users = [row.job_id for row in rows if any(reference["uri"] == uri for reference in row.inputs.values())]
+    if users:
+        raise Conflict(
+            f"Corpus {name!r} is in use by {', '.join(users[:5])}{', ...' if len(users) > 5 else ''}. "
+            "Wait until the jobs end, or cancel them: `mistudio jobs cancel JOB`.",
+            reason="CORPUS_IN_USE",
+            facts={"corpus": name, "job_ids": ", ".join(users[:5]), "jobs": len(users)},
+        )
+    tx.connection.execute(sa.delete(artifacts).where(ours))
+    return records
+
+
+def corpus_not_found(name: str) -> NotFound:
+    """The error for a name under which nothing was uploaded."""
+    return NotFound(
+        f"Corpus {name[:255]!r} not found. The corpora there are: `mistudio corpora list`.",
+        reason="CORPUS_NOT_FOUND",
+        facts={"corpus": name[:255]},
+    )
 
 
 def request_id_reused(request_id: str, job_id: str) -> InvalidInput:

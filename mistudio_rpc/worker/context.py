@@ -31,12 +31,18 @@ class WorkerContext:
         self._store = ArtifactStore(self.home.artifacts)
         self._inputs = {role: _reference(value) for role, value in spec["inputs"].items()}
         self._checkpoints = [_reference(value) for value in spec["checkpoints"]]
+        self._committed = [_reference(value) for value in spec["committed"]]
         self._secrets = {name: Secret(value) for name, value in spec["secrets"].items()}
 
     def input(self, name: str) -> ArtifactReader:
         """See JobContext."""
         record, sha256 = self._inputs[name]
         return self._store.open(record, sha256)
+
+    def committed(self, kind: str) -> ArtifactReader | None:
+        """See JobContext."""
+        found = [(record, sha256) for record, sha256 in self._committed if record.kind == kind]
+        return self._store.open(*found[-1]) if found else None
 
     def secret(self, name: str) -> Secret | None:
         """See JobContext."""
@@ -107,6 +113,7 @@ class WorkerContext:
         failpoint(f"{record.kind}.before_commit")
         self._reporter.commit(record)
         failpoint(f"{record.kind}.after_commit")
+        self._committed.append((record, record.sha256))
         return record
 
     def check_cancelled(self) -> None:

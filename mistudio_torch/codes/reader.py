@@ -9,21 +9,14 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
 from mistudio_core.errors import Corrupt, Unsupported
+from mistudio_torch.codes.attributes import Attributes, PathGetter
 from mistudio_torch.codes.tensorfile import Array, open_tensors
 from mistudio_torch.codes.writer import FORMAT_VERSION
-
-
-class PathGetter(Protocol):
-    """What the reader needs of an artifact: `ArtifactReader` is one."""
-
-    def path(self, name: str) -> Path:
-        """Path of a file, verified."""
-        ...
 
 
 class _Folder:
@@ -70,10 +63,10 @@ class CodesReader:
             self._text_offsets = np.asarray(documents["text_offsets"])
             self._spans, self._token_ids = documents["spans"], documents["token_ids"]
             self._heldout = np.asarray(documents["heldout"])
-            self._label_ids = documents.get("label_ids")
         except KeyError as error:
             raise Corrupt(f"The codes artifact lacks {error}. Run its training job again.") from error
-        self._labels: list[str] = _json(artifact.path("labels.json")) if self.meta.get("has_labels") else [""]
+        self.attributes = Attributes(artifact, self.meta, documents)
+        """Labels, group and time of each document."""
         self._texts_path = artifact.path("texts.bin")
         size = self._texts_path.stat().st_size
         self._texts = np.memmap(self._texts_path, np.uint8, "r") if size else np.zeros(0, np.uint8)
@@ -138,8 +131,8 @@ class CodesReader:
         return np.array(self._token_ids[slice(*self.doc_tokens(doc))])
 
     def label(self, doc: int) -> str:
-        """The document's label; empty where the corpus has none."""
-        return self._labels[int(self._label_ids[doc])] if self._label_ids is not None else ""
+        """The document's labels in words; empty where it has none."""
+        return self.attributes.label(doc)
 
     def heldout(self, doc: int) -> bool:
         """Whether the document was held out from training."""

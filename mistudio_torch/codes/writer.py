@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from mistudio_torch.codes.attributes import AttributesWriter
 from mistudio_torch.codes.tensorfile import Array, create, flush
 
 FORMAT_VERSION = 1
@@ -45,11 +47,9 @@ class CodesWriter:
         self._buffer: list[tuple[Array, Array, Array]] = []
         self._buffered = 0
         self._spills: list[Array] = []
-        self._doc_token_offsets = [0]
-        self._text_offsets = [0]
-        self._heldout: list[bool] = []
-        self._label_ids: list[int] = []
-        self._labels: dict[str, int] = {"": 0}
+        self._doc_token_offsets, self._text_offsets = array("q", [0]), array("q", [0])
+        self._heldout = array("b")
+        self._attributes = AttributesWriter(folder)
         self._texts = (folder / "texts.bin").open("wb")
         self._token_ids = (self._spill / "token_ids").open("wb")
         self._spans = (self._spill / "spans").open("wb")
@@ -63,10 +63,12 @@ class CodesWriter:
         features: Array,
         values: Array,
         *,
-        label: str = "",
+        labels: Mapping[str, str] | None = None,
+        group: str = "",
+        time: int | None = None,
         heldout: bool = False,
     ) -> None:
-        """Adds one document of n tokens and its m non-zero codes.
+        """Adds one document of n tokens and its m non-zero codes, with what travels along (corpus/documents.py).
 
         `token_ids` uint32 (n,); `spans` int32 (n, 2), character start and end in `text`;
         `token_index` (m,) token within the document, `features` (m,), `values` (m,) in any order.
@@ -79,7 +81,8 @@ class CodesWriter:
             raise ValueError("a feature is outside of the SAE")
         if len(token_index) and (token_index.min() < 0 or token_index.max() >= n):
             raise ValueError("a token is outside of the document")
-        self._add_rows(text, token_ids, spans, label=label, heldout=heldout)
+        self._add_rows(text, token_ids, spans, heldout=heldout)
+        self._attributes.add(labels or {}, group, time)
         stored = np.minimum(values, _MAX_FLOAT16).astype(np.float16)
         positions = token_index.astype(np.int64) + self.n_tokens
         self._buffer.append((features.astype(np.int32), positions, stored))
@@ -109,11 +112,11 @@ class CodesWriter:
         self._close_handles()
 
     def _close_handles(self) -> None:
-        for handle in (self._texts, self._token_ids, self._spans):
+        for handle in (self._texts, self._token_ids, self._spans, self._attributes):
             handle.close()
 
-    def _add_rows(self, text: str, token_ids: Array, spans: Array, *, label: str, heldout: bool) -> None:
-        """The document itself: text, tokens, label."""
+    def _add_rows(self, text: str, token_ids: Array, spans: Array, *, heldout: bool) -> None:
+        """The document itself: text and tokens."""
         encoded = text.encode("utf-8", "replace")
         self._texts.write(encoded)
         _write(self._token_ids, token_ids.astype(np.uint32))
@@ -121,7 +124,6 @@ class CodesWriter:
         self._doc_token_offsets.append(self._doc_token_offsets[-1] + len(token_ids))
         self._text_offsets.append(self._text_offsets[-1] + len(encoded))
         self._heldout.append(heldout)
-        self._label_ids.append(self._labels.setdefault(label, len(self._labels)))
         self.n_documents += 1
 
     def _write_spill(self) -> None:
@@ -172,7 +174,7 @@ class CodesWriter:
         out["values"][target] = np.concatenate(values)[order]
 
     def _write_documents(self) -> None:
-        """`documents.safetensors` and, where there are any, `labels.json`."""
+        """`documents.safetensors` and what its documents carry along."""
         specs: dict[str, tuple[str, tuple[int, ...]]] = {
             "doc_token_offsets": ("int64", (self.n_documents + 1,)),
             "text_offsets": ("int64", (self.n_documents + 1,)),
@@ -180,29 +182,31 @@ class CodesWriter:
             "token_ids": ("uint32", (self.n_tokens,)),
             "heldout": ("uint8", (self.n_documents,)),
         }
-        if len(self._labels) > 1:
-            specs["label_ids"] = ("int32", (self.n_documents,))
-            (self.folder / "labels.json").write_text(json.dumps(list(self._labels), ensure_ascii=False))
+        columns = self._attributes.columns()
+        specs |= {name: (str(values.dtype), values.shape) for name, values in columns.items()}
         out = create(self.folder / "documents.safetensors", specs)
-        out["doc_token_offsets"][:] = self._doc_token_offsets
-        out["text_offsets"][:] = self._text_offsets
-        out["heldout"][:] = self._heldout
-        if "label_ids" in out:
-            out["label_ids"][:] = self._label_ids
+        out["doc_token_offsets"][:] = np.frombuffer(self._doc_token_offsets, np.int64)
+        out["text_offsets"][:] = np.frombuffer(self._text_offsets, np.int64)
+        out["heldout"][:] = np.frombuffer(self._heldout, np.int8)
+        for name, values in columns.items():
+            out[name][:] = values
         _copy(self._spill / "token_ids", out["token_ids"])
         _copy(self._spill / "spans", out["spans"])
         flush(out)
 
     def _write_meta(self) -> None:
         """`meta.json`."""
-        meta = self._meta | {
-            "format_version": FORMAT_VERSION,
-            "d_sae": self.d_sae,
-            "n_tokens": self.n_tokens,
-            "n_documents": self.n_documents,
-            "n_nonzero": self.n_nonzero,
-            "has_labels": len(self._labels) > 1,
-        }
+        meta = (
+            self._meta
+            | {
+                "format_version": FORMAT_VERSION,
+                "d_sae": self.d_sae,
+                "n_tokens": self.n_tokens,
+                "n_documents": self.n_documents,
+                "n_nonzero": self.n_nonzero,
+            }
+            | self._attributes.meta()
+        )
         (self.folder / "meta.json").write_text(json.dumps(meta, sort_keys=True, indent=1, ensure_ascii=False))
 
 

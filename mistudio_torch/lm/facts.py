@@ -25,6 +25,11 @@ _RANGES = {"layers": (1, 1000), "width": (1, 1 << 16), "vocabulary": (1, 4_000_0
 _OFFSET_POSITIONS = ("roberta", "xlm-roberta", "camembert", "mpnet", "xlm-roberta-xl", "data2vec-text")
 """Families whose position table starts at pad_token_id + 1."""
 _BLOCK = re.compile(r"(?:^|\.)(?:layers?|h|blocks?)\.(\d+)\.")
+_ENCODER = re.compile(r"^(?:model\.)?encoder\.")
+_DECODER = re.compile(r"^(?:model\.)?decoder\.")
+_HEAD = re.compile(r"^(?:lm_head|embed_out|cls|score|classifier|qa_outputs|generator_\w+|discriminator_\w+)\.")
+"""Parts of a published model that its base class does not have."""
+_EMBEDDING = re.compile(r"(?:^|\.)(?:embed_tokens|wte|word_embeddings|tok_embeddings|embed_in|shared)\.weight$")
 _ITEM_BYTES = {
     "F64": 8,
     "I64": 8,
@@ -69,10 +74,24 @@ class ModelFacts:
     """Number format of most weights, as safetensors names it (`F32`, `BF16`); empty where unknown."""
     revision: str
     """Hub commit, or SHA-256 of config and headers."""
+    linear_parameters: int = 0
+    """Weights of that block that are matrices: what quantisation packs; 0 where unknown."""
+    embedding_parameters: int = 0
+    """Weights of the token embedding, part of `other_parameters`; 0 where unknown."""
+    head_parameters: int = 0
+    """Weights outside of the blocks that no residual stream needs (an untied head): they are not loaded."""
+    feed_forward_size: int = 0
+    """Width of the feed-forward layer; 0 where the config does not say."""
+    attention_heads: int = 0
+    """Heads of queries; 0 where the config does not say."""
+    key_value_heads: int = 0
+    """Heads of keys and values; 0 where the config does not say."""
+    head_size: int = 0
+    """Width of a head; 0 where the config does not say."""
 
     def parameters_up_to(self, layer: int) -> int:
         """Weights that are loaded to read block `layer`."""
-        return self.other_parameters + (layer + 1) * self.block_parameters
+        return self.other_parameters - self.head_parameters + (layer + 1) * self.block_parameters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +110,14 @@ class ConfigShape:
     """Vocabulary."""
     max_positions: int
     """Longest sequence, tokens."""
+    feed_forward_size: int = 0
+    """Width of the feed-forward layer; 0 where it does not say."""
+    attention_heads: int = 0
+    """Heads of queries; 0 where it does not say."""
+    key_value_heads: int = 0
+    """Heads of keys and values; 0 where it does not say."""
+    head_size: int = 0
+    """Width of a head; 0 where it does not say."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +134,12 @@ class Tensors:
     """Weights outside of blocks."""
     dtype: str
     """Format of most weights."""
+    linear_parameters: int = 0
+    """Weights of the largest block that are matrices."""
+    embedding_parameters: int = 0
+    """Weights of the token embedding."""
+    head_parameters: int = 0
+    """Weights outside of blocks that are not loaded."""
 
 
 def invalid(name: str, why: str) -> InvalidInput:
@@ -130,6 +163,12 @@ def parse_config(name: str, raw: bytes) -> tuple[dict[str, Any], ConfigShape]:
         raise invalid(name, "config.json names no model_type")
     if "text_config" in config:
         raise Unsupported(f"model {name}", why="its config nests several models", instead="Use its text-only sibling.")
+    if config.get("quantization_config"):
+        raise Unsupported(
+            f"model {name}",
+            why="its weights are quantised already, with scales of their own",
+            instead="Use the model that it was made from; 4 or 8 bits are made of that one when it is loaded.",
+        )
     architecture = config["model_type"][:100]
     layers_key = next((k for k in _LAYER_KEYS if k in config), "num_hidden_layers")
     positions = _number(name, config, _POSITION_KEYS, "positions", default=512)
@@ -142,7 +181,25 @@ def parse_config(name: str, raw: bytes) -> tuple[dict[str, Any], ConfigShape]:
         hidden_size=_number(name, config, _WIDTH_KEYS, "width"),
         vocab_size=_number(name, config, ("vocab_size",), "vocabulary"),
         max_positions=positions,
+        **_inner_sizes(config),
     )
+
+
+def _inner_sizes(config: Mapping[str, Any]) -> dict[str, int]:
+    """Sizes inside of a block as far as the config gives them as sane numbers; they matter for plans alone."""
+
+    def size(*keys: str) -> int:
+        found = next((config[k] for k in keys if config.get(k) is not None), 0)
+        return found if type(found) is int and 0 < found <= 1 << 20 else 0
+
+    heads = size("num_attention_heads", "n_head", "n_heads", "num_heads")
+    width = size(*_WIDTH_KEYS)
+    return {
+        "feed_forward_size": size("intermediate_size", "n_inner", "ffn_dim", "d_ff", "hidden_dim") or 4 * width,
+        "attention_heads": heads,
+        "key_value_heads": size("num_key_value_heads") or heads,
+        "head_size": size("head_dim", "d_kv") or (width // heads if heads else 0),
+    }
 
 
 def _number(name: str, config: Mapping[str, Any], keys: tuple[str, ...], what: str, default: int | None = None) -> int:
@@ -183,25 +240,36 @@ def parse_header(raw: bytes) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def sum_tensors(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> Tensors:
-    """Totals over the tensors of all files."""
+    """Totals over the tensors of all files. Of an encoder-decoder model, blocks are the encoder's."""
     blocks: dict[int, int] = {}
+    matrices: dict[int, int] = {}
     by_dtype: dict[str, int] = {}
-    other = size = 0
+    other = embedding = head = size = 0
+    both = any(_ENCODER.match(n) for n in tensors) and any(_DECODER.match(n) for n in tensors)
     for name, (dtype, shape) in tensors.items():
         count = math.prod(shape)
         size += count * _ITEM_BYTES.get(dtype, 4)
         by_dtype[dtype] = by_dtype.get(dtype, 0) + count
         block = block_of(name)
+        if both and _DECODER.match(name):
+            continue
         if block is None:
             other += count
-        else:
-            blocks[block] = blocks.get(block, 0) + count
+            head += count if _HEAD.match(name) else 0
+            embedding = max(embedding, count if _EMBEDDING.search(name) else 0)
+            continue
+        blocks[block] = blocks.get(block, 0) + count
+        if len(shape) == 2 and min(shape) > 1 and "bias" not in name:
+            matrices[block] = matrices.get(block, 0) + count
     return Tensors(
         parameters=sum(by_dtype.values()),
         weight_bytes=size,
         block_parameters=max(blocks.values(), default=0),
         other_parameters=other,
         dtype=max(by_dtype, key=lambda d: by_dtype[d], default=""),
+        linear_parameters=max(matrices.values(), default=0),
+        embedding_parameters=embedding,
+        head_parameters=head,
     )
 
 

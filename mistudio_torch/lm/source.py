@@ -15,12 +15,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mistudio_core.errors import InvalidInput, NotFound, Unavailable, Unsupported
+from mistudio_core.errors import InvalidInput, NotFound, Unavailable
 from mistudio_core.secret import Secret
 from mistudio_torch.lm import hub
 from mistudio_torch.lm.facts import (
     ModelFacts,
-    Tensors,
     block_of,
     invalid,
     parse_config,
@@ -48,10 +47,11 @@ _INDEX_BYTES = 64 << 20
 _SHARDS_INSPECTED = 64
 _PACKAGE = re.compile(r"^package:([A-Za-z_][A-Za-z0-9_]*)/([A-Za-z0-9_][A-Za-z0-9_./-]*)$")
 _HUB_ID = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?$")
-_HOOK = re.compile(r"^blocks\.(\d{1,4})\.hook_resid_post$")
 
 _LONGEST_PART = 200
 """Bytes of one part of a name: what every file system takes."""
+Headers = dict[str, tuple[str, tuple[int, ...]]]
+"""Name of a tensor -> (dtype, shape)."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -164,14 +164,21 @@ def inspect_model(name: str, *, token: Secret | None = None, model_root: Path | 
 
 def facts_of(source: ModelSource) -> ModelFacts:
     """See inspect_model."""
+    return described(source)[0]
+
+
+def described(source: ModelSource) -> tuple[ModelFacts, dict[str, tuple[int, ...]]]:
+    """Facts, and the shape of every weight by name; () where its header was not read. Raises as inspect_model does."""
     files = source.files
     if "config.json" not in files:
         raise invalid(source.name, "it has no config.json")
     raw = source.path("config.json").read_bytes()
     _, shape = parse_config(source.name, raw)
     shards = weight_files(source)
-    totals, revision = _local_totals(source, shards, raw) if source.repo is None else _hub_totals(source, shards)
-    return ModelFacts(
+    tensors, revision = _local_tensors(source, shards, raw) if source.repo is None else _hub_tensors(source, shards)
+    totals = sum_tensors(tensors)
+    shapes: dict[str, tuple[int, ...]] = {name: () for names in shards.values() for name in names or ()}
+    facts = ModelFacts(
         model_name=source.name,
         architecture=shape.architecture,
         total_layers=shape.total_layers,
@@ -185,7 +192,15 @@ def facts_of(source: ModelSource) -> ModelFacts:
         other_parameters=totals.other_parameters,
         dtype=totals.dtype,
         revision=revision,
+        linear_parameters=totals.linear_parameters,
+        embedding_parameters=totals.embedding_parameters,
+        head_parameters=totals.head_parameters,
+        feed_forward_size=shape.feed_forward_size,
+        attention_heads=shape.attention_heads,
+        key_value_heads=shape.key_value_heads,
+        head_size=shape.head_size,
     )
+    return facts, shapes | {name: shape for name, (_, shape) in tensors.items()}
 
 
 def weight_files(source: ModelSource, layer: int | None = None) -> dict[str, list[str] | None]:
@@ -234,8 +249,8 @@ def _unsafe(name: str, files: frozenset[str]) -> InvalidInput:
     return invalid(name, "it has no model.safetensors")
 
 
-def _local_totals(source: ModelSource, shards: dict[str, list[str] | None], config: bytes) -> tuple[Tensors, str]:
-    """Totals of a folder's headers, and the digest of config and headers."""
+def _local_tensors(source: ModelSource, shards: dict[str, list[str] | None], config: bytes) -> tuple[Headers, str]:
+    """Everything in a folder's headers, and the digest of config and headers."""
     digest, tensors = hashlib.sha256(config), {}
     try:
         for file in sorted(shards):
@@ -244,11 +259,11 @@ def _local_totals(source: ModelSource, shards: dict[str, list[str] | None], conf
             tensors.update(parse_header(header))
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise invalid(source.name, f"the header of {file} cannot be read") from error
-    return sum_tensors(tensors), digest.hexdigest()
+    return tensors, digest.hexdigest()
 
 
-def _hub_totals(source: ModelSource, shards: dict[str, list[str] | None]) -> tuple[Tensors, str]:
-    """Totals from range requests; zeros where there are too many shards to ask for."""
+def _hub_tensors(source: ModelSource, shards: dict[str, list[str] | None]) -> tuple[Headers, str]:
+    """Everything in the headers, from range requests; nothing where there are too many shards to ask for."""
     if source.repo is None:
         raise ValueError("not a hub model")
     tensors = {}
@@ -259,7 +274,7 @@ def _hub_totals(source: ModelSource, shards: dict[str, list[str] | None]) -> tup
                 continue
             with suppress(Unavailable, ValueError, KeyError, TypeError):  # only what the cache has
                 tensors.update(parse_header(read_header(source.path(file))))
-    return sum_tensors(tensors), source.repo.revision
+    return tensors, source.repo.revision
 
 
 def check_layer(facts: ModelFacts, layer: int) -> None:
@@ -272,15 +287,3 @@ def check_layer(facts: ModelFacts, layer: int) -> None:
             "Choose a block of the model.",
             reason="LAYER_OUT_OF_RANGE",
         )
-
-
-def parse_hook_name(hook_name: str) -> int:
-    """`blocks.3.hook_resid_post` -> 3. Raises Unsupported for every other hook."""
-    match = _HOOK.match(hook_name)
-    if match is None:
-        raise Unsupported(
-            f"hook_name {hook_name[:80]!r}",
-            why="only the residual stream after a block is read",
-            instead='Use "blocks.<n>.hook_resid_post" or layer_number.',
-        )
-    return int(match.group(1))

@@ -1,25 +1,33 @@
 """Sparse autoencoders: one file an architecture, one registry line each.
 
-`base` holds what all share, `topk` and `standard` the architectures, `sparse_ops` the fast paths,
-`saelens` the files. Shapes: B tokens, D model width, F features, K active features, N non-zeros.
+`base` holds what all share, `sparse` the fast step of the top-k family with its kernels, `dense`
+the products of the others. Shapes: B tokens, D widths, F features, N non-zero codes.
 """
 
 from __future__ import annotations
 
 from mistudio_core.errors import Unsupported
 from mistudio_torch.sae.base import Sae, SaeShape, SparseCodes, StepLoss
+from mistudio_torch.sae.batchtopk import BatchTopKSae
+from mistudio_torch.sae.gated import GatedSae
+from mistudio_torch.sae.jumprelu import JumpReluSae
+from mistudio_torch.sae.matryoshka import MatryoshkaSae
 from mistudio_torch.sae.standard import StandardSae
 from mistudio_torch.sae.topk import TopKSae
 
 ARCHITECTURES: dict[str, type[Sae]] = {
-    "topk": TopKSae,
     "standard": StandardSae,
+    "topk": TopKSae,
+    "batchtopk": BatchTopKSae,
+    "jumprelu": JumpReluSae,
+    "gated": GatedSae,
+    "matryoshka": MatryoshkaSae,
 }
-"""Every architecture that can be trained, by its SAELens name."""
+"""Every architecture that can be trained, by its name in requests."""
 
 
 def make_sae(shape: SaeShape) -> Sae:
-    """An untrained SAE with zero weights; `initialise(seed)` fills them. Raises Unsupported."""
+    """An untrained SAE with zero weights; `initialise` fills them. Raises Unsupported."""
     architecture = ARCHITECTURES.get(shape.architecture)
     if architecture is None:
         known = " or ".join(sorted(ARCHITECTURES))
@@ -27,4 +35,4 @@ def make_sae(shape: SaeShape) -> Sae:
     return architecture(shape)
 
 
-__all__ = ["ARCHITECTURES", "Sae", "SaeShape", "SparseCodes", "StandardSae", "StepLoss", "TopKSae", "make_sae"]
+__all__ = ["ARCHITECTURES", "Sae", "SaeShape", "SparseCodes", "StepLoss", "make_sae"]

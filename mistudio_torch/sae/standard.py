@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from mistudio_torch.sae.base import Sae, SparseCodes, StepLoss, fraction_unexplained
+from mistudio_torch.sae.base import Sae, SparseCodes, StepLoss, fraction_unexplained, leave_gradients, to_codes
+from mistudio_torch.sae.dense import decoded, encoded
 
 
 class StandardSae(Sae):
@@ -18,21 +19,15 @@ class StandardSae(Sae):
     @torch.no_grad()
     def encode(self, x_BD: Tensor) -> SparseCodes:
         """See Sae."""
-        codes_BF = self.pre_activations(x_BD).relu()
-        token_N, feature_N = torch.nonzero(codes_BF, as_tuple=True)
-        return SparseCodes(token_N, feature_N, codes_BF[token_N, feature_N])
+        return to_codes(self.pre_activations(x_BD).relu())
 
-    def loss(self, x_BD: Tensor, dead_F: Tensor) -> StepLoss:
-        """FVU + sparsity_coeff * mean over tokens of the sum over f of codes_f ||W_dec_f||; `dead_F` plays no part."""
-        codes_BF = self.pre_activations(x_BD).relu()
-        x_hat_BD = torch.addmm(self.b_dec_D, codes_BF, self.W_dec_FD)
-        fvu = fraction_unexplained(x_BD, x_hat_BD)
-        penalty = (codes_BF @ self.W_dec_FD.norm(dim=1)).mean()
+    def backward(self, x_BD: Tensor, target_BD: Tensor, dead_F: Tensor, sparsity: float) -> StepLoss:
+        """FVU + sparsity_coeff * mean over tokens of the sum over f of codes_f ||W_dec_f||."""
+        codes_BF = encoded(x_BD, self.W_enc_FD, self.b_enc_F).relu()
+        fvu = fraction_unexplained(target_BD, decoded(codes_BF, self.W_dec_FD, self.b_dec_D))
+        penalty = (codes_BF.mean(0, dtype=torch.float32) * self.W_dec_FD.norm(dim=1)).sum()
+        total = fvu + sparsity * self.shape.sparsity_coeff * penalty
+        leave_gradients(self, total)
         with torch.no_grad():
-            fires_BF = codes_BF > 0
-        return StepLoss(
-            total=fvu + self.shape.sparsity_coeff * penalty,
-            fvu=fvu.detach(),
-            l0=fires_BF.sum() / len(x_BD),
-            fired_F=fires_BF.any(0),
-        )
+            count_F = torch.count_nonzero(codes_BF, 0)
+        return StepLoss(total=total.detach(), fvu=fvu.detach(), l0=count_F.sum() / len(x_BD), fired_F=count_F > 0)

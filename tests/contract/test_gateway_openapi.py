@@ -76,6 +76,13 @@ def test_literal_paths_win() -> None:
     assert first("/api/v1/jobs/train_1/events") == "WatchJob"
 
 
+def test_an_upload_has_its_options_beside_the_file(api: dict[str, Any]) -> None:
+    schema = api["paths"]["/api/v1/upload"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    assert {"text_column", "label_columns", "separator", "name", "file"} <= set(schema["properties"])
+    assert schema["required"] == ["file"]
+    assert schema["properties"]["label_columns"]["maxItems"] == 20
+
+
 def test_shapes() -> None:
     names = {b.method.name: handler_of(b.method).__name__ for b in bindings(installed())}
     assert names["UploadCorpus"] == "upload" and names["WatchJob"] == "server_sent_events"

@@ -94,6 +94,15 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
         "checkpoint_interval_seconds": {"checkpoint_interval_seconds": 5.0},
         "heldout_fraction": {"heldout_fraction": 0.2},
         "max_code_tokens": {"max_code_tokens": 5000},
+        "hook": {"hook": 2},
+        "module_path": {"hook": 4, "module_path": "encoder.layer.1"},
+        "output_hook_name": {"output_hook_name": "blocks.4.hook_mlp_out"},
+        "enable_4bit": {"enable_4bit": True},
+        "enable_8bit": {"enable_8bit": True},
+        "sweep": {"sweep": {"widths": [64, 128]}},
+        "splice_tokens": {"splice_tokens": 0},
+        "processes": {"processes": 2},
+        "dataset": {"corpus_file": "hf:a/b", "dataset": {"split": "test"}},
     },
     "StartFindRequest": {
         "training_job_id": {"training_job_id": "other"},
@@ -122,11 +131,11 @@ ELSEWHERE = {
         "huggingface_token": "tests/e2e/test_bad_input.py::test_a_gated_model",
         "gpu_id": "tests/e2e/test_bad_input.py::test_a_gpu_that_is_not_there",
         "min_gpu_memory_gb": "tests/e2e/test_bad_input.py::test_more_gpu_memory_than_there_is",
-        "hook": "only resid_post is not reserved, and it is what an unset hook means",
         "request_id": "tests/e2e/test_api.py::test_sixteen_equal_starts",
     },
     "StartFindRequest": {
         "wait_for_training": "tests/e2e/test_bad_input.py::test_find_on_an_unfinished_job",
+        "sae_name": "tests/e2e/test_sweep.py",
         "request_id": "tests/e2e/test_api.py::test_sixteen_equal_starts",
         "evidence_text": "only full is not reserved, and it is what an unset field means",
     },
@@ -140,7 +149,13 @@ ELSEWHERE = {
 # every field of the requests that start nothing
 OTHERS = {
     "CancelJobRequest": {"job_id", "etag", "request_id"},
-    "CheckMemoryRequest": {"model_name"},
+    "DeleteCorpusRequest": {"name"},
+    "GetCorpusRequest": {"name"},
+    "ListCorporaRequest": {"page_size", "page_token"},
+    "CheckMemoryRequest": {  # tests/integration/train/test_memory_rpcs.py
+        *("model_name", "layer_number", "architecture", "hidden_dim", "k", "batch_size", "max_sequence_length"),
+        *("sae_batch_tokens", "dtype", "enable_4bit", "enable_8bit", "gpu_id", "token_budget", "shape"),
+    },
     "ExportExplanationsRequest": {"job_id", "format"},
     "ExportFeaturesRequest": {"job_id", "format"},
     "GetExplainResultRequest": {"job_id"},
@@ -158,6 +173,8 @@ OTHERS = {
     "ListEnginesRequest": set(),
     "ListExplanationsRequest": {"job_id", "page_size", "page_token"},
     "ListFeaturesRequest": {"job_id", "page_size", "page_token"},
+    # tests/integration/train/test_hooks_rpc.py
+    "ListHooksRequest": {"model_name", "layer_number", "huggingface_token", "page_size", "page_token"},
     "ListJobsRequest": {"service", "page_size", "page_token", "status"},
     "ReadArtifactRequest": {"uri", "offset"},
     "UploadCorpusRequest": {"header", "chunk"},
@@ -200,7 +217,7 @@ def test_an_honoured_field_changes_what_the_job_is(name: str, field: str):
     cls, base, config_of = CONFIG[name]
     changed = cls(**{**base, **CHANGES[name][field]})
     check_message(changed)
-    beside = {k: v for k, v in CHANGES[name][field].items() if k != field}
+    beside = {k: v for k, v in CHANGES[name][field].items() if k != field and (field, k) != ("module_path", "hook")}
     assert config_of(changed) != config_of(cls(**{**base, **beside}))
 
 
@@ -214,9 +231,22 @@ def test_a_field_of_another_architecture_is_refused(fields: dict[str, Any], name
         train_convert.config_of(request, Home(Path("/nowhere")))
 
 
-def test_two_ways_to_name_the_layer_are_refused():
-    request = train_service_pb2.StartTrainingRequest(**TRAIN, layer_number=1, hook_name="blocks.2.hook_resid_post")
-    with pytest.raises(InvalidInput, match="hook_name"):
+@pytest.mark.parametrize(
+    ("fields", "named"),
+    [
+        ({"layer_number": 1, "hook_name": "blocks.2.hook_resid_post"}, "hook_name"),
+        ({"hook": 4}, "module_path"),
+        ({"module_path": "encoder.layer.1"}, "module_path"),
+        ({"layer_number": 1, "sweep": {"layers": [1, 2]}}, "sweep.layers"),
+        ({"hook_name": "blocks.2.hook_z"}, "hook_name"),
+        ({"enable_4bit": True, "enable_8bit": True}, "enable_8bit"),
+        ({"sweep": {"widths": list(range(64, 73)), "seeds": list(range(8))}}, "sweep"),
+        ({"architecture": 2, "sweep": {"ks": [4, 2000]}}, "k"),
+    ],
+)
+def test_fields_that_contradict_each_other_are_refused(fields: dict[str, Any], named: str):
+    request = train_service_pb2.StartTrainingRequest(**TRAIN, **fields)
+    with pytest.raises(InvalidInput, match=named):
         train_convert.config_of(request, Home(Path("/nowhere")))
 
 

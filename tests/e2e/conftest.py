@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -87,7 +88,9 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
         corpus = folder / "small.txt"
         corpus.write_text("\n".join(tinymodels.sentences(400)))
         repositories = {"a/open": tiny, "a/gated": tiny, "a/pickled": pickled}
-        hub = stack.enter_context(fakehub.serve(repositories, gated={"a/gated": GATED_TOKEN}))
+        gated = {"a/gated": GATED_TOKEN, "a/closed": GATED_TOKEN}
+        data = datasets_in(folder / "datasets")
+        hub = stack.enter_context(fakehub.serve(repositories, gated=gated, datasets=data))
         patch.setenv("HF_ENDPOINT", hub.url)
         with control_process(home, "scratch", "train", "find", "explain"), gateway_process(home) as where:
             headers = {"Authorization": f"Bearer {home.token().reveal()}"}
@@ -96,6 +99,17 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
                 httpx.Client(base_url=where["url"], headers=headers, timeout=30) as http,
             ):
                 yield _run(Pipeline(home, client, http, where["grpc"], "", "", ""), corpus)
+
+
+def datasets_in(folder: Path) -> dict[str, Path]:
+    """Data sets of the hub: JSON lines with labels, and a gated one."""
+    found = {f"a/{name}": folder / name for name in ("reviews", "closed")}
+    for path in found.values():
+        path.mkdir(parents=True)
+    lines = [json.dumps({"body": text, "tone": "ab"[n % 2]}) for n, text in enumerate(tinymodels.sentences(300))]
+    (found["a/reviews"] / "train.jsonl").write_text("\n".join(lines))
+    (found["a/closed"] / "train.jsonl").write_text(lines[0])
+    return found
 
 
 def _run(running: Pipeline, corpus: Path) -> Pipeline:

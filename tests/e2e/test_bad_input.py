@@ -147,8 +147,9 @@ def test_a_file_name_that_is_a_path(pipeline: Pipeline, name: str):
     assert caught.value.reason in ("BAD_FILE_NAME", "INVALID_FIELD")
 
 
-def test_a_jsonl_corpus_says_what_to_do(pipeline: Pipeline):
-    refused(upload(pipeline, "docs.jsonl", b"{}\n"), 400, "UNSUPPORTED", "one document a line")
+def test_a_corpus_without_its_column_or_of_another_form_says_what_to_do(pipeline: Pipeline):
+    refused(upload(pipeline, "docs.jsonl", b'{"a": 1}\n'), 400, "CORPUS_COLUMN_MISSING", "'text'", "columns are: a")
+    refused(upload(pipeline, "docs.csv", b"a,b\n"), 400, "UNSUPPORTED", "JSONL or Parquet")
 
 
 def test_width_zero(pipeline: Pipeline):

@@ -61,7 +61,7 @@ def test_a_module_says_what_it_owns(path: Path):
 def test_only_the_edge_of_a_service_touches_grpc_and_messages(service: str):
     faulty = []
     for path in sources(service):
-        if path.parent == ROOT / service and path.name in EDGE:
+        if path.parent == ROOT / service and (path.name in EDGE or path.name.startswith(("service_", "convert_"))):
             continue
         for node in ast.walk(ast.parse(path.read_text())):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -74,7 +74,7 @@ def test_only_the_edge_of_a_service_touches_grpc_and_messages(service: str):
 
 BANNED = {
     r"import pickle|\bpickle\.": (),
-    r"\btorch\.load\(": (),
+    r"\btorch\.load\(": ("mistudio_torch/lm/unpickle.py",),
     r"allow_pickle\s*=\s*True": (),
     r"trust_remote_code\s*=\s*True": (),
     r"shell\s*=\s*True": (),

@@ -11,12 +11,14 @@ COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 class FakeHub:
-    def __init__(self, folders: dict[str, Path], gated: dict[str, str]):
+    def __init__(self, folders: dict[str, Path], gated: dict[str, str], datasets: dict[str, Path]):
         self.folders = folders
+        self.datasets = datasets
         self.gated = gated
         self.requests: list[str] = []
         self.tokens: set[str] = set()
         self.fail_with = 0
+        self.sent_bytes = 0
         self.url = ""
 
     def served(self, suffix: str) -> bool:
@@ -46,7 +48,11 @@ class Handler(BaseHTTPRequestHandler):
             return self.send(self.hub.fail_with, b"{}", {})
         if path.startswith("/api/models/"):
             return self.metadata(path.removeprefix("/api/models/"))
+        if path.startswith("/api/datasets/"):
+            return self.dataset(path.removeprefix("/api/datasets/"), token)
         repo, _, rest = path[1:].partition("/resolve/")
+        if repo.removeprefix("datasets/") in self.hub.datasets:
+            return self.file(self.hub.datasets[repo.removeprefix("datasets/")] / rest.partition("/")[2], body)
         if repo not in self.hub.folders:
             return self.send(404, b"", {"X-Error-Code": "RepoNotFound"})
         if repo in self.hub.gated and token != self.hub.gated[repo]:
@@ -61,6 +67,21 @@ class Handler(BaseHTTPRequestHandler):
         reply = {"id": repo, "sha": COMMIT, "private": False, "gated": "manual" if repo in self.hub.gated else False}
         reply["siblings"] = [{"rfilename": f} for f in files]
         return self.send(200, json.dumps(reply).encode(), {"Content-Type": "application/json"})
+
+    def dataset(self, path, token):
+        repo, _, rest = path.replace("/revision/", "/tree/").replace("/auth-check", "/tree/").partition("/tree/")
+        if repo not in self.hub.datasets:
+            return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+        if path.endswith("/auth-check"):
+            allowed = token == self.hub.gated.get(repo, token)
+            return self.send(200 if allowed else 403, b"{}", {} if allowed else {"X-Error-Code": "GatedRepo"})
+        root = self.hub.datasets[repo]
+        files = [{"type": "file", "path": f.name, "size": f.stat().st_size, "oid": "0"} for f in sorted(root.iterdir())]
+        gated = "manual" if repo in self.hub.gated else False
+        reply = {"id": repo, "sha": COMMIT, "private": False, "gated": gated, "tags": [], "downloads": 0}
+        reply["siblings"] = [{"rfilename": f["path"]} for f in files]
+        body = ([] if "/" in rest else files) if "/tree/" in path else reply
+        return self.send(200, json.dumps(body).encode(), {"Content-Type": "application/json"})
 
     def file(self, path, body):
         if not path.is_file():
@@ -82,12 +103,13 @@ class Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
         if self.command == "GET":
+            self.hub.sent_bytes += len(data)
             self.wfile.write(data)
 
 
 @contextmanager
-def serve(folders, gated=None):
-    hub = FakeHub(folders, gated or {})
+def serve(folders, gated=None, datasets=None):
+    hub = FakeHub(folders, gated or {}, datasets or {})
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": hub}))
     server.daemon_threads = True
     hub.url = f"http://127.0.0.1:{server.server_address[1]}"

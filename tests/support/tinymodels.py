@@ -5,17 +5,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
-from transformers import (
-    BertConfig,
-    BertModel,
-    GPT2Config,
-    GPT2LMHeadModel,
-    GPTNeoXConfig,
-    GPTNeoXForCausalLM,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PreTrainedTokenizerFast,
-)
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForTextEncoding, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "the", "a", "cat", "dog", "sat", "ran", "on", "under"]
 WORDS += ["mat", "tree", "and", "or", "big", "red", ".", ","]
@@ -35,20 +26,39 @@ def tokenizer(folder: Path, *, special: bool) -> None:
     ).save_pretrained(folder)
 
 
-def make(folder: Path, kind: str = "bert", layers: int = 3) -> Path:
+KINDS = {
+    "gpt2": {"intermediate_size": None, "bos_token_id": 2, "eos_token_id": 3},
+    "gpt_neox": {},
+    "llama": {"num_key_value_heads": 2},
+    "mistral": {"num_key_value_heads": 1, "sliding_window": 4},
+    "qwen2": {"num_key_value_heads": 1},
+    "qwen3": {"num_key_value_heads": 1, "head_dim": 8},
+    "phi": {},
+    "phi3": {"num_key_value_heads": 1, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
+    "gemma2": {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4},
+    "gemma3_text": {"num_key_value_heads": 1, "head_dim": 8, "sliding_window": 4},
+    "bert": {},
+    "roberta": {"pad_token_id": 0, "bos_token_id": 2, "eos_token_id": 3},
+    "deberta-v2": {"relative_attention": True, "pos_att_type": ["c2p", "p2c"], "position_buckets": 8},
+    "distilbert": {"dim": 16, "hidden_dim": 32, "n_layers": 3, "n_heads": 2},
+    "t5": {"d_model": 16, "d_kv": 8, "d_ff": 32, "num_layers": 3, "num_heads": 2},
+    "mixtral": {"num_key_value_heads": 1, "num_local_experts": 2},
+}
+"""Every family that is tested, with what its config wants besides the common sizes."""
+ENCODERS = ("bert", "roberta", "deberta-v2", "distilbert", "t5")
+
+
+def make(folder: Path, kind: str = "bert", layers: int = 3, **options: object) -> Path:
     torch.manual_seed(7)
-    shape = {"vocab_size": VOCAB, "hidden_size": DIM, "num_hidden_layers": layers}
-    shape |= {"num_attention_heads": 2, "intermediate_size": 32}
-    model = {
-        "bert": lambda: BertModel(BertConfig(**shape, max_position_embeddings=32)),
-        "llama": lambda: LlamaForCausalLM(LlamaConfig(**shape, num_key_value_heads=2, max_position_embeddings=32)),
-        "gpt_neox": lambda: GPTNeoXForCausalLM(GPTNeoXConfig(**shape, max_position_embeddings=32)),
-        "gpt2": lambda: GPT2LMHeadModel(
-            GPT2Config(vocab_size=VOCAB, n_embd=DIM, n_layer=layers, n_head=2, n_positions=32)
-        ),
-    }[kind]()
-    model.save_pretrained(folder)
-    tokenizer(folder, special=kind == "bert")
+    common = {"vocab_size": VOCAB, "hidden_size": DIM, "num_hidden_layers": layers, "num_attention_heads": 2}
+    common |= {"intermediate_size": 32, "max_position_embeddings": 32}
+    wanted = {**common, **KINDS[kind], **options}
+    config = CONFIG_MAPPING[kind](**{name: value for name, value in wanted.items() if value is not None})
+    loader = AutoModelForMaskedLM if kind in ENCODERS else AutoModelForCausalLM
+    loader = AutoModelForTextEncoding if kind == "t5" else loader
+    model = loader.from_config(config)
+    (model.base_model if kind == "bert" else model).save_pretrained(folder)
+    tokenizer(folder, special=kind in ENCODERS)
     return folder
 
 

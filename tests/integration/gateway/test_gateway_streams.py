@@ -85,7 +85,7 @@ async def test_upload(http: httpx.AsyncClient, backend: Backend) -> None:
     data = FILE * 2
     reply = await http.post("/api/v1/upload", files={"file": ("customer_reviews.txt", data)})
     assert reply.status_code == 200
-    assert reply.json() == {
+    assert {k: v for k, v in reply.json().items() if k not in ("source_sha256", "warnings")} == {
         "message": "File uploaded successfully",
         "filename": "customer_reviews.txt",
         "size_bytes": len(data),
@@ -105,6 +105,27 @@ async def test_upload_holds_little_and_waits_for_the_service(start, backend: Bac
 
 async def test_empty_upload_reaches_the_service(http: httpx.AsyncClient) -> None:
     assert (await http.post("/api/v1/upload", files={"file": ("a.txt", b"")})).json()["size_bytes"] == 0
+
+
+async def test_upload_fields_reach_the_header(http: httpx.AsyncClient, backend: Backend) -> None:
+    fields = {"text_column": "body", "label_columns": ["topic", "tone"], "separator": "\n\n", "size_bytes": "6"}
+    assert (await http.post("/api/v1/upload", data=fields, files={"file": ("a.jsonl", b"x" * 6)})).status_code == 200
+    header = backend.script.header
+    assert (header.filename, header.text_column, header.separator, header.size_bytes) == ("a.jsonl", "body", "\n\n", 6)
+    assert list(header.label_columns) == ["topic", "tone"]
+    for bad, words in (({"text_colum": "x"}, "text_column"), ({"size_bytes": "many"}, "integer")):
+        reply = await http.post("/api/v1/upload", data=bad, files={"file": ("a.jsonl", b"x")})
+        assert reply.status_code == 400
+        assert words in reply.text
+    two = {"name": ["a", "b"]}
+    assert (await http.post("/api/v1/upload", data=two, files={"file": ("a", b"x")})).status_code == 400
+
+
+async def test_an_upload_field_after_the_file_is_refused(http: httpx.AsyncClient) -> None:
+    body = part('form-data; name="file"; filename="a"', end="") + part('form-data; name="name"')
+    reply = await http.post("/api/v1/upload", content=body, headers={"content-type": "multipart/form-data; boundary=B"})
+    assert reply.status_code == 400
+    assert "before the part 'file'" in reply.json()["detail"]
 
 
 async def test_upload_refused_by_the_service(http: httpx.AsyncClient) -> None:

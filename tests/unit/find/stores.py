@@ -67,7 +67,7 @@ def write_store(folder, documents=None, *, meta=None):
                 triples[:, 0].astype(np.int64),
                 triples[:, 1].astype(np.int64),
                 triples[:, 2],
-                label=label,
+                labels={"topic": label},
             )
         writer.close()
     return folder

@@ -31,7 +31,16 @@ def _write(folder, labels=("", "a", "b"), spill=10):
     writer = CodesWriter(folder, d_sae=F, meta={"model_name": "m", "layer": 1}, spill_triplets=spill)
     for number, (text, ids, spans, tok, feat, dense) in enumerate(_documents()):
         label = labels[number % len(labels)]
-        writer.add_document(text, ids, spans, tok, feat, dense[tok, feat], label=label, heldout=number % 4 == 0)
+        writer.add_document(
+            text,
+            ids,
+            spans,
+            tok,
+            feat,
+            dense[tok, feat],
+            labels={"kind": label} if label else {},
+            heldout=number % 4 == 0,
+        )
     writer.close()
     return CodesReader.from_folder(folder)
 
@@ -81,9 +90,38 @@ def test_no_documents(tmp_path):
     assert len(reader.feature(2).positions) == 0
 
 
+def test_labels_groups_and_times_come_back(tmp_path):
+    given = [
+        ({"topic": "a"}, "", None),
+        ({}, "grüne", -5),
+        ({"topic": "b", "tone": "dry"}, "", 1_700_000_000_000_000),
+        ({"tone": "dry"}, "x", None),
+    ]
+    with CodesWriter(tmp_path, d_sae=3, meta={}) as writer:
+        for labels, group, time in given:
+            one = np.zeros(1, np.int64)
+            ids, spans = one.astype(np.uint32), np.zeros((1, 2), np.int32)
+            writer.add_document("x", ids, spans, one, one, one + 1.0, labels=labels, group=group, time=time)
+        writer.close()
+    found = CodesReader.from_folder(tmp_path).attributes
+    assert [(found.labels(d), found.group(d), found.time(d)) for d in range(4)] == given
+    assert [found.label(d) for d in range(4)] == ["topic: a", "", "tone: dry, topic: b", "tone: dry"]
+    values, ids = found.label_ids("topic")
+    assert (values, ids.tolist()) == (["", "a", "b"], [1, 0, 2, 0])
+
+
+def test_attributes_that_disagree_are_corrupt(tmp_path):
+    _write(tmp_path / "a")
+    for text in ("[]", '[["", "a"]]', "x"):
+        (tmp_path / "a" / "labels.json").write_text(text)
+        with pytest.raises(Corrupt):
+            CodesReader.from_folder(tmp_path / "a")
+
+
 def test_without_labels_there_is_no_label_file(tmp_path):
     reader = _write(tmp_path / "a", labels=("",))
     assert not (tmp_path / "a" / "labels.json").exists() and reader.label(3) == ""
+    assert not (tmp_path / "a" / "groups.bin").exists() and reader.attributes.time(3) is None
 
 
 def test_refuses_what_does_not_fit(tmp_path):

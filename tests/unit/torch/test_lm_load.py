@@ -8,7 +8,9 @@ import pytest
 import torch
 from transformers import AutoModel
 
-from mistudio_core.errors import InvalidInput, Unsupported
+from mistudio_core.errors import Cancelled, InvalidInput, Unsupported
+from mistudio_torch.lm.facts import block_of
+from mistudio_torch.lm.hookpoints import parse_hook
 from mistudio_torch.lm.hooks import residual_after
 from mistudio_torch.lm.load import load_lm
 from tests.support import tinymodels
@@ -102,3 +104,117 @@ def test_half_precision(models):
     assert {p.dtype for p in lm.model.parameters()} == {torch.bfloat16}
     out = residual_after(lm.model, lm.block, torch.tensor([[4, 5]]), torch.ones(1, 2, dtype=torch.int64))
     assert out.dtype == torch.float32 and np.isfinite(out.numpy()).all()
+
+
+def rewritten(folder, kept_blocks):
+    """The same single file with the tensors of later blocks at its end; returns bytes of all and of the kept ones."""
+    path = folder / "model.safetensors"
+    raw = path.read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    entries = {n: e for n, e in json.loads(raw[8:start]).items() if n != "__metadata__"}
+    body, header, kept = b"", {}, 0
+    for name in sorted(entries, key=lambda n: (block_of(n) is not None and block_of(n) >= kept_blocks, n)):
+        first, last = entries[name]["data_offsets"]
+        header[name] = entries[name] | {"data_offsets": [len(body), len(body) + last - first]}
+        body += raw[start + first : start + last]
+        kept = len(body) if block_of(name) is None or block_of(name) < kept_blocks else kept
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + body)
+    return len(text) + 8 + kept
+
+
+def test_a_single_file_is_read_up_to_the_hook_and_no_further(models, tmp_path):
+    tinymodels.make(tmp_path / "deep", "llama", layers=12)
+    whole = load_lm("deep", 11, model_root=tmp_path)
+    end = rewritten(tmp_path / "deep", kept_blocks=5)
+    path = tmp_path / "deep" / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:end])
+    cut = load_lm("deep", 4, model_root=tmp_path)
+    assert cut.bytes_read == 4 * sum(p.numel() for p in cut.model.parameters())
+    outside = whole.bytes_read - 12 * (whole.bytes_read - cut.bytes_read) // 7
+    assert 0 < cut.bytes_read - outside < 0.45 * (whole.bytes_read - outside)
+    for name, parameter in cut.model.named_parameters():
+        assert torch.equal(parameter, whole.model.get_parameter(name))
+    with pytest.raises(InvalidInput, match="ends before") as refusal:
+        load_lm("deep", 5, model_root=tmp_path)
+    assert refusal.value.reason == "MODEL_INVALID"
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    (
+        ("data_offsets", [0, 8], "not as long"),
+        ("data_offsets", [-4, 60], "not as long"),
+        ("shape", [1 << 40], "not as long"),
+        ("dtype", "F8_E4M3", "F8_E4M3"),
+    ),
+)
+def test_headers_that_lie_are_refused(models, tmp_path, field, value, message):
+    folder = shutil.copytree(models / "llama", tmp_path / "lies")
+    raw = (folder / "model.safetensors").read_bytes()
+    start = 8 + int.from_bytes(raw[:8], "little")
+    header = json.loads(raw[8:start])
+    header["model.norm.weight"][field] = value
+    text = json.dumps(header).encode()
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + raw[start:])
+    with pytest.raises(InvalidInput, match=message) as refusal:
+        load_lm("lies", 0, model_root=tmp_path)
+    assert refusal.value.reason == "MODEL_INVALID"
+
+
+def test_a_cancel_stops_the_reading(models):
+    def cancel():
+        raise Cancelled
+
+    with pytest.raises(Cancelled):
+        load_lm("llama", 0, model_root=models, watch=cancel)
+
+
+@pytest.mark.parametrize(
+    ("hook", "nearest"),
+    (
+        ("layers.1.mlp.downproj", "mlp.down_proj"),
+        ("encoder.layer.1", "layers.1"),
+        ("layers.1.mlp.actt", "mlp"),
+    ),
+)
+def test_a_module_that_is_not_there_names_those_that_are(models, hook, nearest):
+    with pytest.raises(InvalidInput, match=nearest) as refusal:
+        load_lm("llama", [parse_hook(hook)], model_root=models)
+    assert refusal.value.problems[0].field == "hook_name" and len(str(refusal.value)) < 700
+
+
+@pytest.mark.parametrize("hook", ("layers.3.mlp", "model.layers.7", "blocks.3.hook_mlp_out", "blocks.4.hook_resid_pre"))
+def test_blocks_that_are_not_there_name_the_range(models, hook):
+    with pytest.raises(InvalidInput, match=r"0\.\.2") as refusal:
+        load_lm("llama", [parse_hook(hook)], model_root=models)
+    assert refusal.value.reason == "LAYER_OUT_OF_RANGE"
+
+
+@pytest.mark.parametrize(
+    ("hook", "why"),
+    (("layers.1.self_attn.q_norm", "q_norm"), ("rotary_emb", "not one vector"), ("layers.0.mlp.act_fn.input", "")),
+)
+def test_modules_without_a_vector_a_token(models, tmp_path, hook, why):
+    tinymodels.make(tmp_path / "qwen3", "qwen3")
+    if not why:
+        lm = load_lm("qwen3", [parse_hook(hook)], model_root=tmp_path)
+        assert lm.widths == {hook: 32} and lm.width(lm.hooks[0]) == 32
+        return
+    with pytest.raises(Unsupported, match=why):
+        load_lm("qwen3", [parse_hook(hook)], model_root=tmp_path)
+
+
+def test_hooks_come_once_each(models):
+    hook = parse_hook("blocks.0.hook_mlp_out")
+    for hooks in ([], [hook, hook]):
+        with pytest.raises(InvalidInput, match="once"):
+            load_lm("llama", hooks, model_root=models)
+
+
+def test_a_model_whose_weights_are_quantised_already_is_refused(models, tmp_path):
+    folder = shutil.copytree(models / "llama", tmp_path / "fp8")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": "fp8"}}))
+    with pytest.raises(Unsupported, match="quantised already"):
+        load_lm("fp8", 0, model_root=tmp_path)

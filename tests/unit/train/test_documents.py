@@ -14,7 +14,7 @@ def write(tmp_path, data):
 
 def test_one_document_a_non_blank_line(tmp_path):
     path = write(tmp_path, b"\xef\xbb\xbffirst\r\n\n  second \xc3\xa4 \n \t \nlast")
-    assert list(iter_documents(path)) == ["first", "second ä", "last"]
+    assert [d.text for d in iter_documents(path)] == ["first", "second ä", "last"]
 
 
 def test_not_utf8_names_the_line(tmp_path):
@@ -25,7 +25,7 @@ def test_not_utf8_names_the_line(tmp_path):
 
 def test_long_line(tmp_path, monkeypatch):
     monkeypatch.setattr("mistudio_core.corpus.documents.MAX_LINE_BYTES", 10)
-    assert list(iter_documents(write(tmp_path, b"123456789\n"))) == ["123456789"]
+    assert [d.text for d in iter_documents(write(tmp_path, b"123456789\n"))] == ["123456789"]
     with pytest.raises(InvalidInput) as refusal:
         list(iter_documents(write(tmp_path, b"12345678901\n")))
     assert refusal.value.reason == "CORPUS_LINE_TOO_LONG"

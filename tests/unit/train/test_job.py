@@ -10,8 +10,8 @@ import torch
 from mistudio_core.errors import Cancelled, Corrupt, Failed, InvalidInput, LimitReached
 from mistudio_core.jobs.local import LocalContext
 from mistudio_torch.codes import CodesReader
-from mistudio_torch.sae.saelens import load_sae
-from mistudio_train import job
+from mistudio_torch.formats.saelens import load_sae
+from mistudio_train import job, report
 from mistudio_train.config import TrainConfig
 from tests.support import tinymodels
 
@@ -49,11 +49,12 @@ class Cancelling(LocalContext):
 
 @pytest.fixture
 def every_block(monkeypatch):
-    monkeypatch.setattr(job._Clock, "checkpoint_due", lambda self: True)
+    monkeypatch.setattr(report.Clock, "checkpoint_due", lambda self: True)
 
 
-@pytest.mark.parametrize("architecture", ("topk", "standard"))
-@pytest.mark.parametrize("model", ("bert", "gpt2"))
+@pytest.mark.parametrize(
+    ("architecture", "model"), [("topk", "bert"), ("standard", "gpt2"), ("matryoshka", "gpt2"), ("gated", "bert")]
+)
 def test_a_run_and_everything_it_leaves(model_root, make_context, architecture, model):
     ctx = make_context()
     result = job.run(config(model_root, architecture=architecture, model_name=model), ctx)
@@ -124,8 +125,10 @@ def test_codes_are_what_the_saved_sae_says_of_the_text(model_root, make_context)
     np.testing.assert_allclose([found[k] for k in wanted], list(wanted.values()), rtol=5e-3)
 
 
-@pytest.mark.parametrize("seed", range(4))
-@pytest.mark.parametrize("architecture", ("topk", "standard"))
+@pytest.mark.parametrize(
+    ("architecture", "seed"),
+    [("topk", 0), ("topk", 1), ("standard", 2), ("batchtopk", 3), ("jumprelu", 4), ("gated", 5), ("matryoshka", 6)],
+)
 def test_killed_and_resumed_is_bit_identical(model_root, make_context, every_block, architecture, seed):
     settings = config(model_root, architecture=architecture, seed=3)
     whole = job.run(settings, make_context(folder="whole", cls=Cancelling))
@@ -151,7 +154,7 @@ def test_killed_and_resumed_is_bit_identical(model_root, make_context, every_blo
 
 def test_seed_decides_and_checkpoints_do_not(model_root, make_context, every_block, monkeypatch):
     with_checkpoints = job.run(config(model_root), make_context(folder="a")).sae_sha256
-    monkeypatch.setattr(job._Clock, "checkpoint_due", lambda self: False)
+    monkeypatch.setattr(report.Clock, "checkpoint_due", lambda self: False)
     assert job.run(config(model_root), make_context(folder="b")).sae_sha256 == with_checkpoints
     assert job.run(config(model_root, seed=1), make_context(folder="c")).sae_sha256 != with_checkpoints
 
@@ -180,14 +183,27 @@ def test_non_finite_loss_fails_before_the_update(model_root, make_context, monke
     harvest = job.Run.activations
 
     def poisoned(self, documents):
-        x = harvest(self, documents)
-        x[:, 2] = float("nan")
-        return x
+        return {name: x * 1e20 for name, x in harvest(self, documents).items()}
 
     monkeypatch.setattr(job.Run, "activations", poisoned)
     with pytest.raises(Failed, match="step 1") as failure:
         job.run(config(model_root, normalize_activations=False), make_context())
     assert failure.value.reason == "NON_FINITE_LOSS" and failure.value.facts["step"] == "1"
+
+
+def test_activations_that_are_no_numbers_are_refused(model_root, make_context, monkeypatch):
+    harvest = job.Run.activations
+
+    def poisoned(self, documents):
+        found = harvest(self, documents)
+        for x in found.values():
+            x[5, 2] = float("nan")
+        return found
+
+    monkeypatch.setattr(job.Run, "activations", poisoned)
+    with pytest.raises(InvalidInput, match="the first in row 5") as refusal:
+        job.run(config(model_root), make_context())
+    assert refusal.value.reason == "ACTIVATIONS_INVALID"
 
 
 @pytest.mark.parametrize("text", ("", "\n \n\t\n"))
@@ -211,7 +227,8 @@ def test_layer_length_and_memory_are_checked_before_work(model_root, make_contex
     assert refusal.value.reason == "LAYER_OUT_OF_RANGE"
     with pytest.raises(InvalidInput, match="max_sequence_length"):
         job.run(config(model_root, max_sequence_length=33), make_context())
-    monkeypatch.setattr("mistudio_train.memory.available_bytes", lambda: 1000)
+    monkeypatch.setattr("mistudio_train.memory_plan.available_bytes", lambda: 1000)
+    monkeypatch.setattr("mistudio_train.planner.resident_bytes", lambda: 0)
     with pytest.raises(LimitReached) as short:
         job.run(config(model_root), make_context())
     assert short.value.reason == "INSUFFICIENT_MEMORY"

@@ -1,4 +1,4 @@
-"""Config, data order, schedule and gates."""
+"""Config, data order and schedule."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,6 @@ import pytest
 from mistudio_core.errors import InvalidInput, Unsupported
 from mistudio_train.config import TrainConfig
 from mistudio_train.data import batch_rows, cut_blocks, sample_documents, split
-from mistudio_train.result import quality_gates
 from mistudio_train.trainer import rate_factor
 
 
@@ -43,7 +42,7 @@ def test_defaults_and_relations():
     )
     assert config.sequence_length_of(128) == 128 and config.sequence_length_of(4096) == 512
     with pytest.raises(Unsupported):
-        TrainConfig(model_name="m", architecture="gated")
+        TrainConfig(model_name="m", architecture="crosscoder")
     with pytest.raises(InvalidInput, match="hidden_dim"):
         TrainConfig(model_name="m", architecture="topk", hidden_dim=16, k=17)
     assert "model_root" not in config.numeric() and "seed" in config.numeric()
@@ -87,10 +86,3 @@ def test_sampled_documents_fit():
 def test_learning_rate():
     assert rate_factor(0.0) < 0.05 and rate_factor(0.05) == 1 and rate_factor(0.8) == pytest.approx(1)
     assert rate_factor(0.9) == pytest.approx(0.5) and 0 < rate_factor(1.0) < 0.01
-
-
-def test_gates():
-    good = quality_gates(explained_variance=0.96, density=0.02, dead_share=0.01, epoch_losses=[0.05, 0.049])
-    assert all(g.passed and not g.remedy for g in good)
-    bad = quality_gates(explained_variance=0.5, density=0.5, dead_share=0.5, epoch_losses=[0.9])
-    assert not any(g.passed for g in bad) and all(g.remedy for g in bad)

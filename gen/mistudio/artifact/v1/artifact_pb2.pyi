@@ -44,6 +44,8 @@ class _ArtifactKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Artifact
     """Explanations written by Explain."""
     ARTIFACT_KIND_REPORT: _ArtifactKind.ValueType  # 8
     """A report for people."""
+    ARTIFACT_KIND_CURVES: _ArtifactKind.ValueType  # 9
+    """Pictures of a training run and its TensorBoard file."""
 
 class ArtifactKind(_ArtifactKind, metaclass=_ArtifactKindEnumTypeWrapper):
     """What an artifact is."""
@@ -66,6 +68,8 @@ ARTIFACT_KIND_EXPLANATIONS: ArtifactKind.ValueType  # 7
 """Explanations written by Explain."""
 ARTIFACT_KIND_REPORT: ArtifactKind.ValueType  # 8
 """A report for people."""
+ARTIFACT_KIND_CURVES: ArtifactKind.ValueType  # 9
+"""Pictures of a training run and its TensorBoard file."""
 Global___ArtifactKind: _TypeAlias = ArtifactKind  # noqa: Y015
 
 @_typing.final

@@ -117,6 +117,20 @@ class _ReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Reason.ValueTy
     """The route or RPC does not exist."""
     REASON_OUT_OF_MEMORY: _Reason.ValueType  # 45
     """The worker was killed for lack of memory."""
+    REASON_CORPUS_COLUMN_MISSING: _Reason.ValueType  # 46
+    """A named column is not in the corpus; metadata lists those that are."""
+    REASON_CORPUS_RECORD_INVALID: _Reason.ValueType  # 47
+    """A line or row of the corpus is no document: broken JSON, or a value of the wrong type."""
+    REASON_CORPUS_UNREADABLE: _Reason.ValueType  # 48
+    """A packed or Parquet corpus is damaged."""
+    REASON_CORPUS_IN_USE: _Reason.ValueType  # 49
+    """A job that has not ended reads the corpus."""
+    REASON_DATASET_NOT_FOUND: _Reason.ValueType  # 50
+    """No such data set, configuration or split on the hub."""
+    REASON_DATASET_GATED: _Reason.ValueType  # 51
+    """The data set is gated or private and the token is missing or refused."""
+    REASON_ACTIVATIONS_INVALID: _Reason.ValueType  # 52
+    """Activations of another shape than the SAE, or that hold NaN or infinity."""
 
 class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper):
     """Why a call or a job was refused or failed. The short name (without REASON_) is ErrorInfo.reason."""
@@ -213,6 +227,20 @@ REASON_ROUTE_NOT_FOUND: Reason.ValueType  # 44
 """The route or RPC does not exist."""
 REASON_OUT_OF_MEMORY: Reason.ValueType  # 45
 """The worker was killed for lack of memory."""
+REASON_CORPUS_COLUMN_MISSING: Reason.ValueType  # 46
+"""A named column is not in the corpus; metadata lists those that are."""
+REASON_CORPUS_RECORD_INVALID: Reason.ValueType  # 47
+"""A line or row of the corpus is no document: broken JSON, or a value of the wrong type."""
+REASON_CORPUS_UNREADABLE: Reason.ValueType  # 48
+"""A packed or Parquet corpus is damaged."""
+REASON_CORPUS_IN_USE: Reason.ValueType  # 49
+"""A job that has not ended reads the corpus."""
+REASON_DATASET_NOT_FOUND: Reason.ValueType  # 50
+"""No such data set, configuration or split on the hub."""
+REASON_DATASET_GATED: Reason.ValueType  # 51
+"""The data set is gated or private and the token is missing or refused."""
+REASON_ACTIVATIONS_INVALID: Reason.ValueType  # 52
+"""Activations of another shape than the SAE, or that hold NaN or infinity."""
 Global___Reason: _TypeAlias = Reason  # noqa: Y015
 
 @_typing.final

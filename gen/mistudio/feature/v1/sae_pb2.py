@@ -22,32 +22,17 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
-from mistudio.contract.v1 import options_pb2 as mistudio_dot_contract_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmistudio/feature/v1/sae.proto\x12\x13mistudio.feature.v1\x1a\"mistudio/contract/v1/options.proto*\xa6\x02\n\x0c\x41rchitecture\x12\x1c\n\x18\x41RCHITECTURE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41RCHITECTURE_STANDARD\x10\x01\x12\x15\n\x11\x41RCHITECTURE_TOPK\x10\x02\x12+\n\x16\x41RCHITECTURE_BATCHTOPK\x10\x03\x1a\x0f\xaa\xbb\x18\x0b\n\tUse topk.\x12\x36\n\x15\x41RCHITECTURE_JUMPRELU\x10\x04\x1a\x1b\xaa\xbb\x18\x17\n\x15Use topk or standard.\x12\x33\n\x12\x41RCHITECTURE_GATED\x10\x05\x1a\x1b\xaa\xbb\x18\x17\n\x15Use topk or standard.\x12,\n\x17\x41RCHITECTURE_MATRYOSHKA\x10\x06\x1a\x0f\xaa\xbb\x18\x0b\n\tUse topk.*\xac\x01\n\x04Hook\x12\x14\n\x10HOOK_UNSPECIFIED\x10\x00\x12\x13\n\x0fHOOK_RESID_POST\x10\x01\x12\'\n\x0cHOOK_MLP_OUT\x10\x02\x1a\x15\xaa\xbb\x18\x11\n\x0fUse resid_post.\x12(\n\rHOOK_ATTN_OUT\x10\x03\x1a\x15\xaa\xbb\x18\x11\n\x0fUse resid_post.\x12&\n\x0bHOOK_MODULE\x10\x04\x1a\x15\xaa\xbb\x18\x11\n\x0fUse resid_post.b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1dmistudio/feature/v1/sae.proto\x12\x13mistudio.feature.v1*\xca\x01\n\x0c\x41rchitecture\x12\x1c\n\x18\x41RCHITECTURE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41RCHITECTURE_STANDARD\x10\x01\x12\x15\n\x11\x41RCHITECTURE_TOPK\x10\x02\x12\x1a\n\x16\x41RCHITECTURE_BATCHTOPK\x10\x03\x12\x19\n\x15\x41RCHITECTURE_JUMPRELU\x10\x04\x12\x16\n\x12\x41RCHITECTURE_GATED\x10\x05\x12\x1b\n\x17\x41RCHITECTURE_MATRYOSHKA\x10\x06*{\n\x04Hook\x12\x14\n\x10HOOK_UNSPECIFIED\x10\x00\x12\x13\n\x0fHOOK_RESID_POST\x10\x01\x12\x10\n\x0cHOOK_MLP_OUT\x10\x02\x12\x11\n\rHOOK_ATTN_OUT\x10\x03\x12\x0f\n\x0bHOOK_MODULE\x10\x04\x12\x12\n\x0eHOOK_RESID_PRE\x10\x05\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mistudio.feature.v1.sae_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_ARCHITECTURE'].values_by_name["ARCHITECTURE_BATCHTOPK"]._loaded_options = None
-  _globals['_ARCHITECTURE'].values_by_name["ARCHITECTURE_BATCHTOPK"]._serialized_options = b'\252\273\030\013\n\tUse topk.'
-  _globals['_ARCHITECTURE'].values_by_name["ARCHITECTURE_JUMPRELU"]._loaded_options = None
-  _globals['_ARCHITECTURE'].values_by_name["ARCHITECTURE_JUMPRELU"]._serialized_options = b'\252\273\030\027\n\025Use topk or standard.'
-  _globals['_ARCHITECTURE'].values_by_name["ARCHITECTURE_GATED"]._loaded_options = None
-  _globals['_ARCHITECTURE'].values_by_name["ARCHITECTURE_GATED"]._serialized_options = b'\252\273\030\027\n\025Use topk or standard.'
-  _globals['_ARCHITECTURE'].values_by_name["ARCHITECTURE_MATRYOSHKA"]._loaded_options = None
-  _globals['_ARCHITECTURE'].values_by_name["ARCHITECTURE_MATRYOSHKA"]._serialized_options = b'\252\273\030\013\n\tUse topk.'
-  _globals['_HOOK'].values_by_name["HOOK_MLP_OUT"]._loaded_options = None
-  _globals['_HOOK'].values_by_name["HOOK_MLP_OUT"]._serialized_options = b'\252\273\030\021\n\017Use resid_post.'
-  _globals['_HOOK'].values_by_name["HOOK_ATTN_OUT"]._loaded_options = None
-  _globals['_HOOK'].values_by_name["HOOK_ATTN_OUT"]._serialized_options = b'\252\273\030\021\n\017Use resid_post.'
-  _globals['_HOOK'].values_by_name["HOOK_MODULE"]._loaded_options = None
-  _globals['_HOOK'].values_by_name["HOOK_MODULE"]._serialized_options = b'\252\273\030\021\n\017Use resid_post.'
-  _globals['_ARCHITECTURE']._serialized_start=91
-  _globals['_ARCHITECTURE']._serialized_end=385
-  _globals['_HOOK']._serialized_start=388
-  _globals['_HOOK']._serialized_end=560
+  _globals['_ARCHITECTURE']._serialized_start=55
+  _globals['_ARCHITECTURE']._serialized_end=257
+  _globals['_HOOK']._serialized_start=259
+  _globals['_HOOK']._serialized_end=382
 # @@protoc_insertion_point(module_scope)

@@ -72,6 +72,8 @@ class _HookEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Hook.ValueType],
     """Output of the attention."""
     HOOK_MODULE: _Hook.ValueType  # 4
     """Any module, named by module_path."""
+    HOOK_RESID_PRE: _Hook.ValueType  # 5
+    """Residual stream before the block; of the first block, the embeddings."""
 
 class Hook(_Hook, metaclass=_HookEnumTypeWrapper):
     """Where in a transformer block activations are read."""
@@ -86,4 +88,6 @@ HOOK_ATTN_OUT: Hook.ValueType  # 3
 """Output of the attention."""
 HOOK_MODULE: Hook.ValueType  # 4
 """Any module, named by module_path."""
+HOOK_RESID_PRE: Hook.ValueType  # 5
+"""Residual stream before the block; of the first block, the embeddings."""
 Global___Hook: _TypeAlias = Hook  # noqa: Y015

@@ -42,6 +42,7 @@ class StartFindRequest(_message.Message):
     MODEL_NAME_FIELD_NUMBER: _builtins.int
     CORPUS_FILE_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
+    SAE_NAME_FIELD_NUMBER: _builtins.int
     training_job_id: _builtins.str
     """The training job whose SAE and activations are analysed. Required."""
     wait_for_training: _builtins.bool
@@ -70,6 +71,8 @@ class StartFindRequest(_message.Message):
     """Corpus for an imported SAE."""
     rules: _builtins.str
     """Name of a set of category and tag rules to use instead of the built-in one."""
+    sae_name: _builtins.str
+    """Which SAE of a training job with several, as GetTrainingResult names it; empty where there is one."""
     def __init__(
         self,
         *,
@@ -87,10 +90,11 @@ class StartFindRequest(_message.Message):
         model_name: _builtins.str = ...,
         corpus_file: _builtins.str = ...,
         rules: _builtins.str = ...,
+        sae_name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens", "_contrast_texts", b"_contrast_texts", "_keywords", b"_keywords", "_quantiles", b"_quantiles", "_top_texts", b"_top_texts", "context_tokens", b"context_tokens", "contrast_texts", b"contrast_texts", "keywords", b"keywords", "quantiles", b"quantiles", "top_texts", b"top_texts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens", "_contrast_texts", b"_contrast_texts", "_keywords", b"_keywords", "_quantiles", b"_quantiles", "_top_texts", b"_top_texts", "context_tokens", b"context_tokens", "contrast_texts", b"contrast_texts", "corpus_file", b"corpus_file", "evidence_text", b"evidence_text", "keywords", b"keywords", "model_name", b"model_name", "quantiles", b"quantiles", "request_id", b"request_id", "rules", b"rules", "sae_uri", b"sae_uri", "seed", b"seed", "top_texts", b"top_texts", "training_job_id", b"training_job_id", "wait_for_training", b"wait_for_training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens", "_contrast_texts", b"_contrast_texts", "_keywords", b"_keywords", "_quantiles", b"_quantiles", "_top_texts", b"_top_texts", "context_tokens", b"context_tokens", "contrast_texts", b"contrast_texts", "corpus_file", b"corpus_file", "evidence_text", b"evidence_text", "keywords", b"keywords", "model_name", b"model_name", "quantiles", b"quantiles", "request_id", b"request_id", "rules", b"rules", "sae_name", b"sae_name", "sae_uri", b"sae_uri", "seed", b"seed", "top_texts", b"top_texts", "training_job_id", b"training_job_id", "wait_for_training", b"wait_for_training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__context_tokens: _TypeAlias = _typing.Literal["context_tokens"]  # noqa: Y015
     _WhichOneofArgType__context_tokens: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens"]  # noqa: Y015

@@ -11,6 +11,7 @@ from mistudio.artifact.v1 import artifact_pb2 as _artifact_pb2
 from mistudio.feature.v1 import model_pb2 as _model_pb2
 from mistudio.feature.v1 import sae_pb2 as _sae_pb2
 from mistudio.job.v1 import job_pb2 as _job_pb2
+from mistudio.train.v1 import corpus_pb2 as _corpus_pb2
 from mistudio.train.v1 import training_pb2 as _training_pb2
 import builtins as _builtins
 import sys
@@ -62,10 +63,13 @@ class StartTrainingRequest(_message.Message):
     SWEEP_FIELD_NUMBER: _builtins.int
     CACHE_ACTIVATIONS_FIELD_NUMBER: _builtins.int
     MAX_CODE_TOKENS_FIELD_NUMBER: _builtins.int
+    SPLICE_TOKENS_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    DATASET_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Hugging Face id, folder under the allowed model root, or "package:<name>/<folder>" for a model inside an installed package. Required."""
     corpus_file: _builtins.str
-    """Name of an uploaded corpus. Required."""
+    """Name of an uploaded corpus, or a data set of the hub as "hf:<owner>/<name>[@revision]". Required."""
     layer_number: _builtins.int
     """Block whose residual stream is read, from 0. Default 12, or the middle block where the model has fewer than 13; the reply says so."""
     huggingface_token: _builtins.str
@@ -73,7 +77,7 @@ class StartTrainingRequest(_message.Message):
     hidden_dim: _builtins.int
     """Width of the SAE (d_sae). Default 1024."""
     sparsity_coeff: _builtins.float
-    """Weight of the L1 penalty, standard architecture only. Default 0.001."""
+    """Weight of the sparsity penalty; standard, jumprelu and gated only. Default 0.001."""
     learning_rate: _builtins.float
     """Peak learning rate of Adam. Default 0.0001."""
     batch_size: _builtins.int
@@ -91,7 +95,7 @@ class StartTrainingRequest(_message.Message):
     architecture: _sae_pb2.Architecture.ValueType
     """Kind of SAE. Default standard."""
     k: _builtins.int
-    """Features that fire a token, topk family only. Default 32; at most hidden_dim."""
+    """Features that fire a token, topk family only (topk, batchtopk, matryoshka). Default 32; at most hidden_dim."""
     hook: _sae_pb2.Hook.ValueType
     """Where in the block activations are read. Default resid_post."""
     hook_name: _builtins.str
@@ -113,22 +117,30 @@ class StartTrainingRequest(_message.Message):
     heldout_fraction: _builtins.float
     """Share of documents held out for evaluation. Default 0.1."""
     enable_4bit: _builtins.bool
-    """Load the language model in 4-bit NF4."""
+    """Load the language model's matrices in 4-bit NF4."""
     enable_8bit: _builtins.bool
-    """Load the language model in 8-bit."""
+    """Load the language model's matrices in 8 bits."""
     module_path: _builtins.str
-    """Path of the module to hook, with hook = module."""
+    """Path of the module to read, with hook = module; ".input" at its end reads what goes into it. ListHooks has them."""
     output_hook_name: _builtins.str
-    """Where a transcoder's target is read."""
+    """What a transcoder writes: a hook's name as in hook_name, or a module's path. Empty: an autoencoder."""
     auto_layer: _builtins.bool
     """Probe a few layers and choose one."""
     cache_activations: _builtins.bool
     """Keep activations on disk between epochs."""
     max_code_tokens: _builtins.int
     """Most tokens whose sparse activations are written for Find. Default 10,000,000."""
+    splice_tokens: _builtins.int
+    """Held-out tokens on which loss recovered and KL are measured, causal models only; 0: not at all. Default: a tenth of the tokens trained on, 2,000 to 50,000."""
+    processes: _builtins.int
+    """Processes that train together on one machine, each on its share of every batch; CPU only. Default 1."""
     @_builtins.property
     def sweep(self) -> Global___Sweep:
-        """Several SAEs on one model pass."""
+        """Several SAEs on one pass of the model: one for each combination, at most 64."""
+
+    @_builtins.property
+    def dataset(self) -> _corpus_pb2.DatasetOptions:
+        """How the data set is read, where corpus_file names one of the hub. Its documents are stored with the job, so that resume, Find and Explain read the same bytes."""
 
     def __init__(
         self,
@@ -166,10 +178,13 @@ class StartTrainingRequest(_message.Message):
         sweep: Global___Sweep | None = ...,
         cache_activations: _builtins.bool = ...,
         max_code_tokens: _builtins.int | None = ...,
+        splice_tokens: _builtins.int | None = ...,
+        processes: _builtins.int | None = ...,
+        dataset: _corpus_pb2.DatasetOptions | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "_gpu_id", b"_gpu_id", "_heldout_fraction", b"_heldout_fraction", "_hidden_dim", b"_hidden_dim", "_k", b"_k", "_layer_number", b"_layer_number", "_learning_rate", b"_learning_rate", "_max_code_tokens", b"_max_code_tokens", "_max_epochs", b"_max_epochs", "_max_sequence_length", b"_max_sequence_length", "_min_loss", b"_min_loss", "_normalize_activations", b"_normalize_activations", "_sae_batch_tokens", b"_sae_batch_tokens", "_sparsity_coeff", b"_sparsity_coeff", "batch_size", b"batch_size", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "gpu_id", b"gpu_id", "heldout_fraction", b"heldout_fraction", "hidden_dim", b"hidden_dim", "k", b"k", "layer_number", b"layer_number", "learning_rate", b"learning_rate", "max_code_tokens", b"max_code_tokens", "max_epochs", b"max_epochs", "max_sequence_length", b"max_sequence_length", "min_loss", b"min_loss", "normalize_activations", b"normalize_activations", "sae_batch_tokens", b"sae_batch_tokens", "sparsity_coeff", b"sparsity_coeff", "sweep", b"sweep"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "_gpu_id", b"_gpu_id", "_heldout_fraction", b"_heldout_fraction", "_hidden_dim", b"_hidden_dim", "_k", b"_k", "_layer_number", b"_layer_number", "_learning_rate", b"_learning_rate", "_max_code_tokens", b"_max_code_tokens", "_max_epochs", b"_max_epochs", "_max_sequence_length", b"_max_sequence_length", "_min_loss", b"_min_loss", "_normalize_activations", b"_normalize_activations", "_processes", b"_processes", "_sae_batch_tokens", b"_sae_batch_tokens", "_sparsity_coeff", b"_sparsity_coeff", "_splice_tokens", b"_splice_tokens", "batch_size", b"batch_size", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "dataset", b"dataset", "gpu_id", b"gpu_id", "heldout_fraction", b"heldout_fraction", "hidden_dim", b"hidden_dim", "k", b"k", "layer_number", b"layer_number", "learning_rate", b"learning_rate", "max_code_tokens", b"max_code_tokens", "max_epochs", b"max_epochs", "max_sequence_length", b"max_sequence_length", "min_loss", b"min_loss", "normalize_activations", b"normalize_activations", "processes", b"processes", "sae_batch_tokens", b"sae_batch_tokens", "sparsity_coeff", b"sparsity_coeff", "splice_tokens", b"splice_tokens", "sweep", b"sweep"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "_gpu_id", b"_gpu_id", "_heldout_fraction", b"_heldout_fraction", "_hidden_dim", b"_hidden_dim", "_k", b"_k", "_layer_number", b"_layer_number", "_learning_rate", b"_learning_rate", "_max_code_tokens", b"_max_code_tokens", "_max_epochs", b"_max_epochs", "_max_sequence_length", b"_max_sequence_length", "_min_loss", b"_min_loss", "_normalize_activations", b"_normalize_activations", "_sae_batch_tokens", b"_sae_batch_tokens", "_sparsity_coeff", b"_sparsity_coeff", "architecture", b"architecture", "auto_layer", b"auto_layer", "batch_size", b"batch_size", "cache_activations", b"cache_activations", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "corpus_file", b"corpus_file", "dtype", b"dtype", "enable_4bit", b"enable_4bit", "enable_8bit", b"enable_8bit", "gpu_id", b"gpu_id", "heldout_fraction", b"heldout_fraction", "hidden_dim", b"hidden_dim", "hook", b"hook", "hook_name", b"hook_name", "huggingface_token", b"huggingface_token", "k", b"k", "layer_number", b"layer_number", "learning_rate", b"learning_rate", "max_code_tokens", b"max_code_tokens", "max_epochs", b"max_epochs", "max_sequence_length", b"max_sequence_length", "min_gpu_memory_gb", b"min_gpu_memory_gb", "min_loss", b"min_loss", "model_name", b"model_name", "module_path", b"module_path", "normalize_activations", b"normalize_activations", "output_hook_name", b"output_hook_name", "request_id", b"request_id", "sae_batch_tokens", b"sae_batch_tokens", "seed", b"seed", "sparsity_coeff", b"sparsity_coeff", "sweep", b"sweep", "token_budget", b"token_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_checkpoint_interval_seconds", b"_checkpoint_interval_seconds", "_gpu_id", b"_gpu_id", "_heldout_fraction", b"_heldout_fraction", "_hidden_dim", b"_hidden_dim", "_k", b"_k", "_layer_number", b"_layer_number", "_learning_rate", b"_learning_rate", "_max_code_tokens", b"_max_code_tokens", "_max_epochs", b"_max_epochs", "_max_sequence_length", b"_max_sequence_length", "_min_loss", b"_min_loss", "_normalize_activations", b"_normalize_activations", "_processes", b"_processes", "_sae_batch_tokens", b"_sae_batch_tokens", "_sparsity_coeff", b"_sparsity_coeff", "_splice_tokens", b"_splice_tokens", "architecture", b"architecture", "auto_layer", b"auto_layer", "batch_size", b"batch_size", "cache_activations", b"cache_activations", "checkpoint_interval_seconds", b"checkpoint_interval_seconds", "corpus_file", b"corpus_file", "dataset", b"dataset", "dtype", b"dtype", "enable_4bit", b"enable_4bit", "enable_8bit", b"enable_8bit", "gpu_id", b"gpu_id", "heldout_fraction", b"heldout_fraction", "hidden_dim", b"hidden_dim", "hook", b"hook", "hook_name", b"hook_name", "huggingface_token", b"huggingface_token", "k", b"k", "layer_number", b"layer_number", "learning_rate", b"learning_rate", "max_code_tokens", b"max_code_tokens", "max_epochs", b"max_epochs", "max_sequence_length", b"max_sequence_length", "min_gpu_memory_gb", b"min_gpu_memory_gb", "min_loss", b"min_loss", "model_name", b"model_name", "module_path", b"module_path", "normalize_activations", b"normalize_activations", "output_hook_name", b"output_hook_name", "processes", b"processes", "request_id", b"request_id", "sae_batch_tokens", b"sae_batch_tokens", "seed", b"seed", "sparsity_coeff", b"sparsity_coeff", "splice_tokens", b"splice_tokens", "sweep", b"sweep", "token_budget", b"token_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -197,10 +212,14 @@ class StartTrainingRequest(_message.Message):
     _WhichOneofArgType__min_loss: _TypeAlias = _typing.Literal["_min_loss", b"_min_loss"]  # noqa: Y015
     _WhichOneofReturnType__normalize_activations: _TypeAlias = _typing.Literal["normalize_activations"]  # noqa: Y015
     _WhichOneofArgType__normalize_activations: _TypeAlias = _typing.Literal["_normalize_activations", b"_normalize_activations"]  # noqa: Y015
+    _WhichOneofReturnType__processes: _TypeAlias = _typing.Literal["processes"]  # noqa: Y015
+    _WhichOneofArgType__processes: _TypeAlias = _typing.Literal["_processes", b"_processes"]  # noqa: Y015
     _WhichOneofReturnType__sae_batch_tokens: _TypeAlias = _typing.Literal["sae_batch_tokens"]  # noqa: Y015
     _WhichOneofArgType__sae_batch_tokens: _TypeAlias = _typing.Literal["_sae_batch_tokens", b"_sae_batch_tokens"]  # noqa: Y015
     _WhichOneofReturnType__sparsity_coeff: _TypeAlias = _typing.Literal["sparsity_coeff"]  # noqa: Y015
     _WhichOneofArgType__sparsity_coeff: _TypeAlias = _typing.Literal["_sparsity_coeff", b"_sparsity_coeff"]  # noqa: Y015
+    _WhichOneofReturnType__splice_tokens: _TypeAlias = _typing.Literal["splice_tokens"]  # noqa: Y015
+    _WhichOneofArgType__splice_tokens: _TypeAlias = _typing.Literal["_splice_tokens", b"_splice_tokens"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
     @_typing.overload
@@ -228,15 +247,19 @@ class StartTrainingRequest(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__normalize_activations) -> _WhichOneofReturnType__normalize_activations | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__processes) -> _WhichOneofReturnType__processes | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sae_batch_tokens) -> _WhichOneofReturnType__sae_batch_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sparsity_coeff) -> _WhichOneofReturnType__sparsity_coeff | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__splice_tokens) -> _WhichOneofReturnType__splice_tokens | None: ...
 
 Global___StartTrainingRequest: _TypeAlias = StartTrainingRequest  # noqa: Y015
 
 @_typing.final
 class Sweep(_message.Message):
-    """Values to combine: one SAE for each combination."""
+    """Values to combine: one SAE for each combination. An empty list leaves the request's own value."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -246,7 +269,7 @@ class Sweep(_message.Message):
     SEEDS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def layers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Blocks."""
+        """Blocks, from 0."""
 
     @_builtins.property
     def widths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
@@ -254,11 +277,11 @@ class Sweep(_message.Message):
 
     @_builtins.property
     def ks(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Active features a token."""
+        """Features that fire a token, topk family only."""
 
     @_builtins.property
     def seeds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
-        """Seeds."""
+        """Seeds of initial weights; the order of the data is that of the request's seed."""
 
     def __init__(
         self,
@@ -275,6 +298,62 @@ class Sweep(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Sweep: _TypeAlias = Sweep  # noqa: Y015
+
+@_typing.final
+class SaeSummary(_message.Message):
+    """One SAE of a job."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HOOK_NAME_FIELD_NUMBER: _builtins.int
+    OUTPUT_HOOK_NAME_FIELD_NUMBER: _builtins.int
+    HIDDEN_DIM_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    ERROR_FIELD_NUMBER: _builtins.int
+    SAE_SHA256_FIELD_NUMBER: _builtins.int
+    TRAINING_STATS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Name among the job's SAEs, for example "layer3_width2048"; empty where it is the only one."""
+    hook_name: _builtins.str
+    """What it reads."""
+    output_hook_name: _builtins.str
+    """What it writes, where it is a transcoder; empty for an autoencoder."""
+    hidden_dim: _builtins.int
+    """Width."""
+    k: _builtins.int
+    """Features that fire a token, topk family only."""
+    seed: _builtins.int
+    """Seed of its initial weights."""
+    error: _builtins.str
+    """Why it failed; empty where it did not."""
+    sae_sha256: _builtins.str
+    """SHA-256 of its weight file; empty where it failed."""
+    @_builtins.property
+    def training_stats(self) -> _training_pb2.TrainingStats:
+        """How it went; absent where it failed."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        hook_name: _builtins.str = ...,
+        output_hook_name: _builtins.str = ...,
+        hidden_dim: _builtins.int = ...,
+        k: _builtins.int = ...,
+        seed: _builtins.int = ...,
+        error: _builtins.str = ...,
+        sae_sha256: _builtins.str = ...,
+        training_stats: _training_pb2.TrainingStats | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["training_stats", b"training_stats"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["error", b"error", "hidden_dim", b"hidden_dim", "hook_name", b"hook_name", "k", b"k", "name", b"name", "output_hook_name", b"output_hook_name", "sae_sha256", b"sae_sha256", "seed", b"seed", "training_stats", b"training_stats"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SaeSummary: _TypeAlias = SaeSummary  # noqa: Y015
 
 @_typing.final
 class StartTrainingResponse(_message.Message):
@@ -459,6 +538,7 @@ class GetTrainingResultResponse(_message.Message):
     CHECKPOINTS_FIELD_NUMBER: _builtins.int
     ARTIFACTS_FIELD_NUMBER: _builtins.int
     SAE_SHA256_FIELD_NUMBER: _builtins.int
+    SAES_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     status: _job_pb2.JobStatus.ValueType
@@ -491,6 +571,10 @@ class GetTrainingResultResponse(_message.Message):
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.ArtifactReference]:
         """Every artifact of the job with its digests."""
 
+    @_builtins.property
+    def saes(self) -> _containers.RepeatedCompositeFieldContainer[Global___SaeSummary]:
+        """Every SAE of the job, in the order of its sweep; single figures above are of the first that did not fail."""
+
     def __init__(
         self,
         *,
@@ -506,10 +590,11 @@ class GetTrainingResultResponse(_message.Message):
         checkpoints: _abc.Iterable[_builtins.str] | None = ...,
         artifacts: _abc.Iterable[_artifact_pb2.ArtifactReference] | None = ...,
         sae_sha256: _builtins.str = ...,
+        saes: _abc.Iterable[Global___SaeSummary] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model_info", b"model_info", "training_stats", b"training_stats"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations_path", b"activations_path", "artifacts", b"artifacts", "checkpoints", b"checkpoints", "feature_count", b"feature_count", "job_id", b"job_id", "metadata_path", b"metadata_path", "model_info", b"model_info", "model_path", b"model_path", "ready_for_find_service", b"ready_for_find_service", "sae_sha256", b"sae_sha256", "status", b"status", "training_stats", b"training_stats"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activations_path", b"activations_path", "artifacts", b"artifacts", "checkpoints", b"checkpoints", "feature_count", b"feature_count", "job_id", b"job_id", "metadata_path", b"metadata_path", "model_info", b"model_info", "model_path", b"model_path", "ready_for_find_service", b"ready_for_find_service", "sae_sha256", b"sae_sha256", "saes", b"saes", "status", b"status", "training_stats", b"training_stats"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -517,23 +602,104 @@ Global___GetTrainingResultResponse: _TypeAlias = GetTrainingResultResponse  # no
 
 @_typing.final
 class CheckMemoryRequest(_message.Message):
-    """Which model."""
+    """Which model, and the run whose memory is asked for: fields and defaults as in StartTrainingRequest."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MODEL_NAME_FIELD_NUMBER: _builtins.int
+    LAYER_NUMBER_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    HIDDEN_DIM_FIELD_NUMBER: _builtins.int
+    K_FIELD_NUMBER: _builtins.int
+    BATCH_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_SEQUENCE_LENGTH_FIELD_NUMBER: _builtins.int
+    SAE_BATCH_TOKENS_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    ENABLE_4BIT_FIELD_NUMBER: _builtins.int
+    ENABLE_8BIT_FIELD_NUMBER: _builtins.int
+    GPU_ID_FIELD_NUMBER: _builtins.int
+    TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
+    SHAPE_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Hugging Face id, folder or package model. Required."""
+    layer_number: _builtins.int
+    """Block whose residual stream is read, from 0. Default 12, or the middle block where the model has fewer than 13."""
+    architecture: _sae_pb2.Architecture.ValueType
+    """Kind of SAE. Default standard."""
+    hidden_dim: _builtins.int
+    """Width of the SAE. Default 1024."""
+    k: _builtins.int
+    """Features that fire a token, topk family only. Default 32."""
+    batch_size: _builtins.int
+    """Sequences a forward pass of the model. Default 16."""
+    max_sequence_length: _builtins.int
+    """Longest sequence, tokens. Default 512 or the model's own limit, whichever is less."""
+    sae_batch_tokens: _builtins.int
+    """Tokens a step of the SAE. Default 4096."""
+    dtype: _model_pb2.Dtype.ValueType
+    """Number format of the language model. Default: float32 on CPU, bfloat16 on GPU."""
+    enable_4bit: _builtins.bool
+    """Plan with the model's matrices in 4-bit NF4."""
+    enable_8bit: _builtins.bool
+    """Plan with the model's matrices in 8 bits."""
+    gpu_id: _builtins.int
+    """Plan for this GPU, from 0. Default: the one with most free memory, or the CPU where there is none."""
+    token_budget: _builtins.int
+    """Tokens that the run would train on, for the predicted time; 0: not known. Default 0."""
+    @_builtins.property
+    def shape(self) -> _training_pb2.ModelShape:
+        """Shape of the model, for a plan where the hub cannot be reached or the model is gated; the model's own files count where they can be read."""
+
     def __init__(
         self,
         *,
         model_name: _builtins.str = ...,
+        layer_number: _builtins.int | None = ...,
+        architecture: _sae_pb2.Architecture.ValueType = ...,
+        hidden_dim: _builtins.int | None = ...,
+        k: _builtins.int | None = ...,
+        batch_size: _builtins.int | None = ...,
+        max_sequence_length: _builtins.int | None = ...,
+        sae_batch_tokens: _builtins.int | None = ...,
+        dtype: _model_pb2.Dtype.ValueType = ...,
+        enable_4bit: _builtins.bool = ...,
+        enable_8bit: _builtins.bool = ...,
+        gpu_id: _builtins.int | None = ...,
+        token_budget: _builtins.int = ...,
+        shape: _training_pb2.ModelShape | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_gpu_id", b"_gpu_id", "_hidden_dim", b"_hidden_dim", "_k", b"_k", "_layer_number", b"_layer_number", "_max_sequence_length", b"_max_sequence_length", "_sae_batch_tokens", b"_sae_batch_tokens", "batch_size", b"batch_size", "gpu_id", b"gpu_id", "hidden_dim", b"hidden_dim", "k", b"k", "layer_number", b"layer_number", "max_sequence_length", b"max_sequence_length", "sae_batch_tokens", b"sae_batch_tokens", "shape", b"shape"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model_name", b"model_name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_gpu_id", b"_gpu_id", "_hidden_dim", b"_hidden_dim", "_k", b"_k", "_layer_number", b"_layer_number", "_max_sequence_length", b"_max_sequence_length", "_sae_batch_tokens", b"_sae_batch_tokens", "architecture", b"architecture", "batch_size", b"batch_size", "dtype", b"dtype", "enable_4bit", b"enable_4bit", "enable_8bit", b"enable_8bit", "gpu_id", b"gpu_id", "hidden_dim", b"hidden_dim", "k", b"k", "layer_number", b"layer_number", "max_sequence_length", b"max_sequence_length", "model_name", b"model_name", "sae_batch_tokens", b"sae_batch_tokens", "shape", b"shape", "token_budget", b"token_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
+    _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
+    _WhichOneofReturnType__gpu_id: _TypeAlias = _typing.Literal["gpu_id"]  # noqa: Y015
+    _WhichOneofArgType__gpu_id: _TypeAlias = _typing.Literal["_gpu_id", b"_gpu_id"]  # noqa: Y015
+    _WhichOneofReturnType__hidden_dim: _TypeAlias = _typing.Literal["hidden_dim"]  # noqa: Y015
+    _WhichOneofArgType__hidden_dim: _TypeAlias = _typing.Literal["_hidden_dim", b"_hidden_dim"]  # noqa: Y015
+    _WhichOneofReturnType__k: _TypeAlias = _typing.Literal["k"]  # noqa: Y015
+    _WhichOneofArgType__k: _TypeAlias = _typing.Literal["_k", b"_k"]  # noqa: Y015
+    _WhichOneofReturnType__layer_number: _TypeAlias = _typing.Literal["layer_number"]  # noqa: Y015
+    _WhichOneofArgType__layer_number: _TypeAlias = _typing.Literal["_layer_number", b"_layer_number"]  # noqa: Y015
+    _WhichOneofReturnType__max_sequence_length: _TypeAlias = _typing.Literal["max_sequence_length"]  # noqa: Y015
+    _WhichOneofArgType__max_sequence_length: _TypeAlias = _typing.Literal["_max_sequence_length", b"_max_sequence_length"]  # noqa: Y015
+    _WhichOneofReturnType__sae_batch_tokens: _TypeAlias = _typing.Literal["sae_batch_tokens"]  # noqa: Y015
+    _WhichOneofArgType__sae_batch_tokens: _TypeAlias = _typing.Literal["_sae_batch_tokens", b"_sae_batch_tokens"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__batch_size) -> _WhichOneofReturnType__batch_size | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__gpu_id) -> _WhichOneofReturnType__gpu_id | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__hidden_dim) -> _WhichOneofReturnType__hidden_dim | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__k) -> _WhichOneofReturnType__k | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__layer_number) -> _WhichOneofReturnType__layer_number | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_sequence_length) -> _WhichOneofReturnType__max_sequence_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__sae_batch_tokens) -> _WhichOneofReturnType__sae_batch_tokens | None: ...
 
 Global___CheckMemoryRequest: _TypeAlias = CheckMemoryRequest  # noqa: Y015
 
@@ -568,6 +734,9 @@ class CheckMemoryResponse(_message.Message):
     MEMORY_CHECK_FIELD_NUMBER: _builtins.int
     OPTIMIZATION_SUGGESTIONS_FIELD_NUMBER: _builtins.int
     GPU_COMPATIBILITY_FIELD_NUMBER: _builtins.int
+    PLAN_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    CARDS_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """The model."""
     @_builtins.property
@@ -582,6 +751,18 @@ class CheckMemoryResponse(_message.Message):
     def gpu_compatibility(self) -> _containers.MessageMap[_builtins.str, _training_pb2.GpuCompatibility]:
         """By GPU: "gpu_0", "gpu_1", ..."""
 
+    @_builtins.property
+    def plan(self) -> _training_pb2.MemoryPlan:
+        """What the run would hold as asked, by part."""
+
+    @_builtins.property
+    def time(self) -> _training_pb2.TimePrediction:
+        """How long it may take on the device that the plan is for; absent where nothing is known of its speed."""
+
+    @_builtins.property
+    def cards(self) -> _containers.RepeatedCompositeFieldContainer[_training_pb2.CardCompatibility]:
+        """Common GPUs that are not in this machine, the smallest first."""
+
     def __init__(
         self,
         *,
@@ -589,10 +770,13 @@ class CheckMemoryResponse(_message.Message):
         memory_check: _training_pb2.MemoryCheck | None = ...,
         optimization_suggestions: _training_pb2.OptimizationSuggestions | None = ...,
         gpu_compatibility: _abc.Mapping[_builtins.str, _training_pb2.GpuCompatibility] | None = ...,
+        plan: _training_pb2.MemoryPlan | None = ...,
+        time: _training_pb2.TimePrediction | None = ...,
+        cards: _abc.Iterable[_training_pb2.CardCompatibility] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["memory_check", b"memory_check", "optimization_suggestions", b"optimization_suggestions"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["memory_check", b"memory_check", "optimization_suggestions", b"optimization_suggestions", "plan", b"plan", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_compatibility", b"gpu_compatibility", "memory_check", b"memory_check", "model_name", b"model_name", "optimization_suggestions", b"optimization_suggestions"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cards", b"cards", "gpu_compatibility", b"gpu_compatibility", "memory_check", b"memory_check", "model_name", b"model_name", "optimization_suggestions", b"optimization_suggestions", "plan", b"plan", "time", b"time"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -679,26 +863,137 @@ class ValidateModelResponse(_message.Message):
 Global___ValidateModelResponse: _TypeAlias = ValidateModelResponse  # noqa: Y015
 
 @_typing.final
+class ListHooksRequest(_message.Message):
+    """Which model's hooks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    LAYER_NUMBER_FIELD_NUMBER: _builtins.int
+    HUGGINGFACE_TOKEN_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """Hugging Face id, folder or package model. Required."""
+    layer_number: _builtins.int
+    """Only hooks of this block, from 0; without it all, those outside of blocks included."""
+    huggingface_token: _builtins.str
+    """Token for a gated model. Never stored, logged or echoed; send it in the body of the POST form, not in a URL."""
+    page_size: _builtins.int
+    """Hooks a page. Default 500."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        layer_number: _builtins.int | None = ...,
+        huggingface_token: _builtins.str = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_layer_number", b"_layer_number", "_page_size", b"_page_size", "layer_number", b"layer_number", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_layer_number", b"_layer_number", "_page_size", b"_page_size", "huggingface_token", b"huggingface_token", "layer_number", b"layer_number", "model_name", b"model_name", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__layer_number: _TypeAlias = _typing.Literal["layer_number"]  # noqa: Y015
+    _WhichOneofArgType__layer_number: _TypeAlias = _typing.Literal["_layer_number", b"_layer_number"]  # noqa: Y015
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__layer_number) -> _WhichOneofReturnType__layer_number | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___ListHooksRequest: _TypeAlias = ListHooksRequest  # noqa: Y015
+
+@_typing.final
+class ListHooksResponse(_message.Message):
+    """A page of hooks."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    HOOKS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_HOOKS_FIELD_NUMBER: _builtins.int
+    model_name: _builtins.str
+    """The model that was asked for."""
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    total_hooks: _builtins.int
+    """Hooks in all pages together."""
+    @_builtins.property
+    def hooks(self) -> _containers.RepeatedCompositeFieldContainer[_training_pb2.ModelHook]:
+        """The hooks: first those of each block by kind, then every module that gives a vector for each token."""
+
+    def __init__(
+        self,
+        *,
+        model_name: _builtins.str = ...,
+        hooks: _abc.Iterable[_training_pb2.ModelHook] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_hooks: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["hooks", b"hooks", "model_name", b"model_name", "next_page_token", b"next_page_token", "total_hooks", b"total_hooks"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListHooksResponse: _TypeAlias = ListHooksResponse  # noqa: Y015
+
+@_typing.final
 class UploadHeader(_message.Message):
-    """Name of the file to come."""
+    """The file to come and how it is read."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FILENAME_FIELD_NUMBER: _builtins.int
     SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    TEXT_COLUMN_FIELD_NUMBER: _builtins.int
+    MESSAGES_COLUMN_FIELD_NUMBER: _builtins.int
+    LABEL_COLUMNS_FIELD_NUMBER: _builtins.int
+    GROUP_COLUMN_FIELD_NUMBER: _builtins.int
+    TIME_COLUMN_FIELD_NUMBER: _builtins.int
+    SEPARATOR_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
     filename: _builtins.str
-    """File name; display metadata only, never a path. Required."""
+    """File name; display metadata only, never a path. Its ending says what the file is. Required."""
     size_bytes: _builtins.int
     """Size in bytes; 0 where it is not known."""
+    text_column: _builtins.str
+    """Column of the text, JSONL and Parquet only. Default "text"."""
+    messages_column: _builtins.str
+    """Column of a chat, JSONL and Parquet only: a list of objects with role and content, rendered by the model's chat template. Default "messages", where a record has no text."""
+    group_column: _builtins.str
+    """Column of the group that a document belongs to (author, customer, source), JSONL and Parquet only."""
+    time_column: _builtins.str
+    """Column of a document's time, JSONL and Parquet only: ISO 8601, or seconds or milliseconds since 1970."""
+    separator: _builtins.str
+    """What stands between documents, text only; for example two line ends, or "<|endoftext|>". Default: a document a line."""
+    name: _builtins.str
+    """Name to store the corpus under. Default: filename."""
+    @_builtins.property
+    def label_columns(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Columns of labels that travel with the documents, JSONL and Parquet only. At most 10,000 different values each."""
+
     def __init__(
         self,
         *,
         filename: _builtins.str = ...,
         size_bytes: _builtins.int = ...,
+        text_column: _builtins.str = ...,
+        messages_column: _builtins.str = ...,
+        label_columns: _abc.Iterable[_builtins.str] | None = ...,
+        group_column: _builtins.str = ...,
+        time_column: _builtins.str = ...,
+        separator: _builtins.str = ...,
+        name: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "group_column", b"group_column", "label_columns", b"label_columns", "messages_column", b"messages_column", "name", b"name", "separator", b"separator", "size_bytes", b"size_bytes", "text_column", b"text_column", "time_column", b"time_column"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -748,18 +1043,31 @@ class UploadCorpusResponse(_message.Message):
     LINES_COUNT_FIELD_NUMBER: _builtins.int
     PATH_FIELD_NUMBER: _builtins.int
     SHA256_FIELD_NUMBER: _builtins.int
+    SOURCE_SHA256_FIELD_NUMBER: _builtins.int
+    STATISTICS_FIELD_NUMBER: _builtins.int
+    WARNINGS_FIELD_NUMBER: _builtins.int
     message: _builtins.str
     """One line for people."""
     filename: _builtins.str
     """The name that StartTraining takes as corpus_file."""
     size_bytes: _builtins.int
-    """Size in bytes."""
+    """Size of what is stored, bytes."""
     lines_count: _builtins.int
-    """Lines that are not blank: one document each."""
+    """Documents; for plain text the lines that are not blank."""
     path: _builtins.str
     """Logical path of the stored file."""
     sha256: _builtins.str
-    """SHA-256 of the file."""
+    """SHA-256 of what is stored: plain text as it was uploaded, everything else as canonical records."""
+    source_sha256: _builtins.str
+    """SHA-256 of the bytes as they were uploaded."""
+    @_builtins.property
+    def statistics(self) -> _corpus_pb2.CorpusStatistics:
+        """What the corpus holds."""
+
+    @_builtins.property
+    def warnings(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """What to know before training on it."""
+
     def __init__(
         self,
         *,
@@ -769,14 +1077,175 @@ class UploadCorpusResponse(_message.Message):
         lines_count: _builtins.int = ...,
         path: _builtins.str = ...,
         sha256: _builtins.str = ...,
+        source_sha256: _builtins.str = ...,
+        statistics: _corpus_pb2.CorpusStatistics | None = ...,
+        warnings: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["statistics", b"statistics"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "lines_count", b"lines_count", "message", b"message", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filename", b"filename", "lines_count", b"lines_count", "message", b"message", "path", b"path", "sha256", b"sha256", "size_bytes", b"size_bytes", "source_sha256", b"source_sha256", "statistics", b"statistics", "warnings", b"warnings"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UploadCorpusResponse: _TypeAlias = UploadCorpusResponse  # noqa: Y015
+
+@_typing.final
+class ListCorporaRequest(_message.Message):
+    """Which corpora to list."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    page_size: _builtins.int
+    """Corpora a page. Default 100."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___ListCorporaRequest: _TypeAlias = ListCorporaRequest  # noqa: Y015
+
+@_typing.final
+class ListCorporaResponse(_message.Message):
+    """A page of corpora."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORPORA_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_CORPORA_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    total_corpora: _builtins.int
+    """Corpora in all pages together."""
+    @_builtins.property
+    def corpora(self) -> _containers.RepeatedCompositeFieldContainer[_corpus_pb2.Corpus]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        corpora: _abc.Iterable[_corpus_pb2.Corpus] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_corpora: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corpora", b"corpora", "next_page_token", b"next_page_token", "total_corpora", b"total_corpora"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListCorporaResponse: _TypeAlias = ListCorporaResponse  # noqa: Y015
+
+@_typing.final
+class GetCorpusRequest(_message.Message):
+    """Which corpus."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name. Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCorpusRequest: _TypeAlias = GetCorpusRequest  # noqa: Y015
+
+@_typing.final
+class GetCorpusResponse(_message.Message):
+    """The corpus."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CORPUS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def corpus(self) -> _corpus_pb2.Corpus:
+        """The corpus."""
+
+    def __init__(
+        self,
+        *,
+        corpus: _corpus_pb2.Corpus | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["corpus", b"corpus"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["corpus", b"corpus"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetCorpusResponse: _TypeAlias = GetCorpusResponse  # noqa: Y015
+
+@_typing.final
+class DeleteCorpusRequest(_message.Message):
+    """Which corpus to delete."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name. Required."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCorpusRequest: _TypeAlias = DeleteCorpusRequest  # noqa: Y015
+
+@_typing.final
+class DeleteCorpusResponse(_message.Message):
+    """What was deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    UPLOADS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The name that is free now."""
+    uploads: _builtins.int
+    """Uploads that it stood for: a newer one takes the name of an older."""
+    size_bytes: _builtins.int
+    """Bytes that were freed."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        uploads: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "size_bytes", b"size_bytes", "uploads", b"uploads"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeleteCorpusResponse: _TypeAlias = DeleteCorpusResponse  # noqa: Y015
 
 @_typing.final
 class GetHealthRequest(_message.Message):

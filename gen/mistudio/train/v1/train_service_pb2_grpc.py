@@ -60,10 +60,30 @@ class TrainServiceStub:
                 request_serializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.ValidateModelRequest.SerializeToString,
                 response_deserializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.ValidateModelResponse.FromString,
                 _registered_method=True)
+        self.ListHooks = channel.unary_unary(
+                '/mistudio.train.v1.TrainService/ListHooks',
+                request_serializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.ListHooksRequest.SerializeToString,
+                response_deserializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.ListHooksResponse.FromString,
+                _registered_method=True)
         self.UploadCorpus = channel.stream_unary(
                 '/mistudio.train.v1.TrainService/UploadCorpus',
                 request_serializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.UploadCorpusRequest.SerializeToString,
                 response_deserializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.UploadCorpusResponse.FromString,
+                _registered_method=True)
+        self.ListCorpora = channel.unary_unary(
+                '/mistudio.train.v1.TrainService/ListCorpora',
+                request_serializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.ListCorporaRequest.SerializeToString,
+                response_deserializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.ListCorporaResponse.FromString,
+                _registered_method=True)
+        self.GetCorpus = channel.unary_unary(
+                '/mistudio.train.v1.TrainService/GetCorpus',
+                request_serializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.GetCorpusRequest.SerializeToString,
+                response_deserializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.GetCorpusResponse.FromString,
+                _registered_method=True)
+        self.DeleteCorpus = channel.unary_unary(
+                '/mistudio.train.v1.TrainService/DeleteCorpus',
+                request_serializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.DeleteCorpusRequest.SerializeToString,
+                response_deserializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.DeleteCorpusResponse.FromString,
                 _registered_method=True)
         self.GetHealth = channel.unary_unary(
                 '/mistudio.train.v1.TrainService/GetHealth',
@@ -121,8 +141,36 @@ class TrainServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListHooks(self, request, context):
+        """Lists where activations of a model can be read, from its config and weight headers alone. The POST form carries a token for a gated model. Errors: MODEL_NOT_FOUND, MODEL_GATED, MODEL_INVALID, MODEL_UNSAFE_FORMAT, HUB_UNAVAILABLE, LAYER_OUT_OF_RANGE, UNSUPPORTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def UploadCorpus(self, request_iterator, context):
-        """Stores a text corpus: a header, then chunks in order. Errors: BAD_FILE_NAME, CORPUS_EMPTY, CORPUS_BINARY, CORPUS_NOT_UTF8, CORPUS_LINE_TOO_LONG, TOO_LARGE, DISK_FULL.
+        """Stores a corpus: a header, then chunks in order. Text, JSONL (.jsonl, .ndjson) and Parquet by the ending of the file name; text and JSONL may be packed (.gz, .zst). Errors: BAD_FILE_NAME, UNSUPPORTED, CORPUS_EMPTY, CORPUS_BINARY, CORPUS_NOT_UTF8, CORPUS_LINE_TOO_LONG, CORPUS_COLUMN_MISSING, CORPUS_RECORD_INVALID, CORPUS_UNREADABLE, TOO_LARGE, DISK_FULL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListCorpora(self, request, context):
+        """Lists the uploaded corpora, newest first.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GetCorpus(self, request, context):
+        """Returns one uploaded corpus. Errors: CORPUS_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def DeleteCorpus(self, request, context):
+        """Deletes an uploaded corpus. Results of jobs that were trained on it keep the texts they show. Errors: CORPUS_NOT_FOUND, CORPUS_IN_USE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,10 +225,30 @@ def add_TrainServiceServicer_to_server(servicer, server):
                     request_deserializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.ValidateModelRequest.FromString,
                     response_serializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.ValidateModelResponse.SerializeToString,
             ),
+            'ListHooks': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListHooks,
+                    request_deserializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.ListHooksRequest.FromString,
+                    response_serializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.ListHooksResponse.SerializeToString,
+            ),
             'UploadCorpus': grpc.stream_unary_rpc_method_handler(
                     servicer.UploadCorpus,
                     request_deserializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.UploadCorpusRequest.FromString,
                     response_serializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.UploadCorpusResponse.SerializeToString,
+            ),
+            'ListCorpora': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListCorpora,
+                    request_deserializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.ListCorporaRequest.FromString,
+                    response_serializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.ListCorporaResponse.SerializeToString,
+            ),
+            'GetCorpus': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetCorpus,
+                    request_deserializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.GetCorpusRequest.FromString,
+                    response_serializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.GetCorpusResponse.SerializeToString,
+            ),
+            'DeleteCorpus': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeleteCorpus,
+                    request_deserializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.DeleteCorpusRequest.FromString,
+                    response_serializer=mistudio_dot_train_dot_v1_dot_train__service__pb2.DeleteCorpusResponse.SerializeToString,
             ),
             'GetHealth': grpc.unary_unary_rpc_method_handler(
                     servicer.GetHealth,
@@ -345,6 +413,33 @@ class TrainService:
             _registered_method=True)
 
     @staticmethod
+    def ListHooks(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mistudio.train.v1.TrainService/ListHooks',
+            mistudio_dot_train_dot_v1_dot_train__service__pb2.ListHooksRequest.SerializeToString,
+            mistudio_dot_train_dot_v1_dot_train__service__pb2.ListHooksResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
     def UploadCorpus(request_iterator,
             target,
             options=(),
@@ -361,6 +456,87 @@ class TrainService:
             '/mistudio.train.v1.TrainService/UploadCorpus',
             mistudio_dot_train_dot_v1_dot_train__service__pb2.UploadCorpusRequest.SerializeToString,
             mistudio_dot_train_dot_v1_dot_train__service__pb2.UploadCorpusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListCorpora(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mistudio.train.v1.TrainService/ListCorpora',
+            mistudio_dot_train_dot_v1_dot_train__service__pb2.ListCorporaRequest.SerializeToString,
+            mistudio_dot_train_dot_v1_dot_train__service__pb2.ListCorporaResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetCorpus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mistudio.train.v1.TrainService/GetCorpus',
+            mistudio_dot_train_dot_v1_dot_train__service__pb2.GetCorpusRequest.SerializeToString,
+            mistudio_dot_train_dot_v1_dot_train__service__pb2.GetCorpusResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeleteCorpus(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mistudio.train.v1.TrainService/DeleteCorpus',
+            mistudio_dot_train_dot_v1_dot_train__service__pb2.DeleteCorpusRequest.SerializeToString,
+            mistudio_dot_train_dot_v1_dot_train__service__pb2.DeleteCorpusResponse.FromString,
             options,
             channel_credentials,
             insecure,

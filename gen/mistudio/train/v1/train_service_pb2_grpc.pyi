@@ -43,8 +43,16 @@ class TrainServiceStub:
     """Says whether a model fits this machine, from its config and weight headers. Errors: MODEL_NOT_FOUND, MODEL_GATED."""
     ValidateModel: _grpc.UnaryUnaryMultiCallable[_train_service_pb2.ValidateModelRequest, _train_service_pb2.ValidateModelResponse]
     """Says whether a model can be used, without its weights."""
+    ListHooks: _grpc.UnaryUnaryMultiCallable[_train_service_pb2.ListHooksRequest, _train_service_pb2.ListHooksResponse]
+    """Lists where activations of a model can be read, from its config and weight headers alone. The POST form carries a token for a gated model. Errors: MODEL_NOT_FOUND, MODEL_GATED, MODEL_INVALID, MODEL_UNSAFE_FORMAT, HUB_UNAVAILABLE, LAYER_OUT_OF_RANGE, UNSUPPORTED."""
     UploadCorpus: _grpc.StreamUnaryMultiCallable[_train_service_pb2.UploadCorpusRequest, _train_service_pb2.UploadCorpusResponse]
-    """Stores a text corpus: a header, then chunks in order. Errors: BAD_FILE_NAME, CORPUS_EMPTY, CORPUS_BINARY, CORPUS_NOT_UTF8, CORPUS_LINE_TOO_LONG, TOO_LARGE, DISK_FULL."""
+    """Stores a corpus: a header, then chunks in order. Text, JSONL (.jsonl, .ndjson) and Parquet by the ending of the file name; text and JSONL may be packed (.gz, .zst). Errors: BAD_FILE_NAME, UNSUPPORTED, CORPUS_EMPTY, CORPUS_BINARY, CORPUS_NOT_UTF8, CORPUS_LINE_TOO_LONG, CORPUS_COLUMN_MISSING, CORPUS_RECORD_INVALID, CORPUS_UNREADABLE, TOO_LARGE, DISK_FULL."""
+    ListCorpora: _grpc.UnaryUnaryMultiCallable[_train_service_pb2.ListCorporaRequest, _train_service_pb2.ListCorporaResponse]
+    """Lists the uploaded corpora, newest first."""
+    GetCorpus: _grpc.UnaryUnaryMultiCallable[_train_service_pb2.GetCorpusRequest, _train_service_pb2.GetCorpusResponse]
+    """Returns one uploaded corpus. Errors: CORPUS_NOT_FOUND."""
+    DeleteCorpus: _grpc.UnaryUnaryMultiCallable[_train_service_pb2.DeleteCorpusRequest, _train_service_pb2.DeleteCorpusResponse]
+    """Deletes an uploaded corpus. Results of jobs that were trained on it keep the texts they show. Errors: CORPUS_NOT_FOUND, CORPUS_IN_USE."""
     GetHealth: _grpc.UnaryUnaryMultiCallable[_train_service_pb2.GetHealthRequest, _train_service_pb2.GetHealthResponse]
     """Says how the service and its devices are; open to all."""
     GetGpuStatus: _grpc.UnaryUnaryMultiCallable[_train_service_pb2.GetGpuStatusRequest, _train_service_pb2.GetGpuStatusResponse]
@@ -67,8 +75,16 @@ class TrainServiceAsyncStub(TrainServiceStub):
     """Says whether a model fits this machine, from its config and weight headers. Errors: MODEL_NOT_FOUND, MODEL_GATED."""
     ValidateModel: _aio.UnaryUnaryMultiCallable[_train_service_pb2.ValidateModelRequest, _train_service_pb2.ValidateModelResponse]  # type: ignore[assignment]
     """Says whether a model can be used, without its weights."""
+    ListHooks: _aio.UnaryUnaryMultiCallable[_train_service_pb2.ListHooksRequest, _train_service_pb2.ListHooksResponse]  # type: ignore[assignment]
+    """Lists where activations of a model can be read, from its config and weight headers alone. The POST form carries a token for a gated model. Errors: MODEL_NOT_FOUND, MODEL_GATED, MODEL_INVALID, MODEL_UNSAFE_FORMAT, HUB_UNAVAILABLE, LAYER_OUT_OF_RANGE, UNSUPPORTED."""
     UploadCorpus: _aio.StreamUnaryMultiCallable[_train_service_pb2.UploadCorpusRequest, _train_service_pb2.UploadCorpusResponse]  # type: ignore[assignment]
-    """Stores a text corpus: a header, then chunks in order. Errors: BAD_FILE_NAME, CORPUS_EMPTY, CORPUS_BINARY, CORPUS_NOT_UTF8, CORPUS_LINE_TOO_LONG, TOO_LARGE, DISK_FULL."""
+    """Stores a corpus: a header, then chunks in order. Text, JSONL (.jsonl, .ndjson) and Parquet by the ending of the file name; text and JSONL may be packed (.gz, .zst). Errors: BAD_FILE_NAME, UNSUPPORTED, CORPUS_EMPTY, CORPUS_BINARY, CORPUS_NOT_UTF8, CORPUS_LINE_TOO_LONG, CORPUS_COLUMN_MISSING, CORPUS_RECORD_INVALID, CORPUS_UNREADABLE, TOO_LARGE, DISK_FULL."""
+    ListCorpora: _aio.UnaryUnaryMultiCallable[_train_service_pb2.ListCorporaRequest, _train_service_pb2.ListCorporaResponse]  # type: ignore[assignment]
+    """Lists the uploaded corpora, newest first."""
+    GetCorpus: _aio.UnaryUnaryMultiCallable[_train_service_pb2.GetCorpusRequest, _train_service_pb2.GetCorpusResponse]  # type: ignore[assignment]
+    """Returns one uploaded corpus. Errors: CORPUS_NOT_FOUND."""
+    DeleteCorpus: _aio.UnaryUnaryMultiCallable[_train_service_pb2.DeleteCorpusRequest, _train_service_pb2.DeleteCorpusResponse]  # type: ignore[assignment]
+    """Deletes an uploaded corpus. Results of jobs that were trained on it keep the texts they show. Errors: CORPUS_NOT_FOUND, CORPUS_IN_USE."""
     GetHealth: _aio.UnaryUnaryMultiCallable[_train_service_pb2.GetHealthRequest, _train_service_pb2.GetHealthResponse]  # type: ignore[assignment]
     """Says how the service and its devices are; open to all."""
     GetGpuStatus: _aio.UnaryUnaryMultiCallable[_train_service_pb2.GetGpuStatusRequest, _train_service_pb2.GetGpuStatusResponse]  # type: ignore[assignment]
@@ -120,12 +136,44 @@ class TrainServiceServicer(metaclass=_abc_1.ABCMeta):
         """Says whether a model can be used, without its weights."""
 
     @_abc_1.abstractmethod
+    def ListHooks(
+        self,
+        request: _train_service_pb2.ListHooksRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_train_service_pb2.ListHooksResponse, _abc.Awaitable[_train_service_pb2.ListHooksResponse]]:
+        """Lists where activations of a model can be read, from its config and weight headers alone. The POST form carries a token for a gated model. Errors: MODEL_NOT_FOUND, MODEL_GATED, MODEL_INVALID, MODEL_UNSAFE_FORMAT, HUB_UNAVAILABLE, LAYER_OUT_OF_RANGE, UNSUPPORTED."""
+
+    @_abc_1.abstractmethod
     def UploadCorpus(
         self,
         request_iterator: _MaybeAsyncIterator[_train_service_pb2.UploadCorpusRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_train_service_pb2.UploadCorpusResponse, _abc.Awaitable[_train_service_pb2.UploadCorpusResponse]]:
-        """Stores a text corpus: a header, then chunks in order. Errors: BAD_FILE_NAME, CORPUS_EMPTY, CORPUS_BINARY, CORPUS_NOT_UTF8, CORPUS_LINE_TOO_LONG, TOO_LARGE, DISK_FULL."""
+        """Stores a corpus: a header, then chunks in order. Text, JSONL (.jsonl, .ndjson) and Parquet by the ending of the file name; text and JSONL may be packed (.gz, .zst). Errors: BAD_FILE_NAME, UNSUPPORTED, CORPUS_EMPTY, CORPUS_BINARY, CORPUS_NOT_UTF8, CORPUS_LINE_TOO_LONG, CORPUS_COLUMN_MISSING, CORPUS_RECORD_INVALID, CORPUS_UNREADABLE, TOO_LARGE, DISK_FULL."""
+
+    @_abc_1.abstractmethod
+    def ListCorpora(
+        self,
+        request: _train_service_pb2.ListCorporaRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_train_service_pb2.ListCorporaResponse, _abc.Awaitable[_train_service_pb2.ListCorporaResponse]]:
+        """Lists the uploaded corpora, newest first."""
+
+    @_abc_1.abstractmethod
+    def GetCorpus(
+        self,
+        request: _train_service_pb2.GetCorpusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_train_service_pb2.GetCorpusResponse, _abc.Awaitable[_train_service_pb2.GetCorpusResponse]]:
+        """Returns one uploaded corpus. Errors: CORPUS_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def DeleteCorpus(
+        self,
+        request: _train_service_pb2.DeleteCorpusRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_train_service_pb2.DeleteCorpusResponse, _abc.Awaitable[_train_service_pb2.DeleteCorpusResponse]]:
+        """Deletes an uploaded corpus. Results of jobs that were trained on it keep the texts they show. Errors: CORPUS_NOT_FOUND, CORPUS_IN_USE."""
 
     @_abc_1.abstractmethod
     def GetHealth(

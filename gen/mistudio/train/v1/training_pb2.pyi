@@ -7,6 +7,8 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from mistudio.feature.v1 import model_pb2 as _model_pb2
+from mistudio.feature.v1 import sae_pb2 as _sae_pb2
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -30,15 +32,15 @@ class MemoryRecommendations(_message.Message):
     USE_4BIT_QUANTIZATION_FIELD_NUMBER: _builtins.int
     USE_GRADIENT_CHECKPOINTING_FIELD_NUMBER: _builtins.int
     min_gpu_memory_gb: _builtins.float
-    """Least GPU memory, GB."""
+    """Least GPU memory, GB: with the smallest batch and number format at the asked sequence length."""
     recommended_gpu_memory_gb: _builtins.float
-    """Comfortable GPU memory, GB."""
+    """Comfortable GPU memory, GB: for the run as asked, with a tenth to spare."""
     is_large_model: _builtins.bool
     """Whether the model has more than 3 billion parameters."""
     use_4bit_quantization: _builtins.bool
-    """Whether to quantise to 4 bits."""
+    """Whether the model has to be quantised to 4 bits to fit."""
     use_gradient_checkpointing: _builtins.bool
-    """Whether to trade time for memory in a backward pass."""
+    """Whether to trade time for memory in a backward pass; false, as training an SAE has none through the model."""
     def __init__(
         self,
         *,
@@ -102,6 +104,9 @@ class OptimizationSuggestions(_message.Message):
     MAX_SEQUENCE_LENGTH_FIELD_NUMBER: _builtins.int
     ENABLE_4BIT_FIELD_NUMBER: _builtins.int
     ENABLE_CHECKPOINTING_FIELD_NUMBER: _builtins.int
+    ENABLE_8BIT_FIELD_NUMBER: _builtins.int
+    DTYPE_FIELD_NUMBER: _builtins.int
+    SUMMARY_FIELD_NUMBER: _builtins.int
     batch_size: _builtins.int
     """Sequences a forward pass."""
     max_sequence_length: _builtins.int
@@ -109,7 +114,13 @@ class OptimizationSuggestions(_message.Message):
     enable_4bit: _builtins.bool
     """Quantise to 4 bits."""
     enable_checkpointing: _builtins.bool
-    """Trade time for memory in a backward pass."""
+    """Trade time for memory in a backward pass; false, as training an SAE has none through the model."""
+    enable_8bit: _builtins.bool
+    """Quantise to 8 bits."""
+    dtype: _model_pb2.Dtype.ValueType
+    """Number format of the language model; unset where the default fits."""
+    summary: _builtins.str
+    """What to change, in words; empty where the run fits as asked or nothing makes it fit."""
     def __init__(
         self,
         *,
@@ -117,14 +128,189 @@ class OptimizationSuggestions(_message.Message):
         max_sequence_length: _builtins.int = ...,
         enable_4bit: _builtins.bool = ...,
         enable_checkpointing: _builtins.bool = ...,
+        enable_8bit: _builtins.bool = ...,
+        dtype: _model_pb2.Dtype.ValueType = ...,
+        summary: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "enable_4bit", b"enable_4bit", "enable_checkpointing", b"enable_checkpointing", "max_sequence_length", b"max_sequence_length"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["batch_size", b"batch_size", "dtype", b"dtype", "enable_4bit", b"enable_4bit", "enable_8bit", b"enable_8bit", "enable_checkpointing", b"enable_checkpointing", "max_sequence_length", b"max_sequence_length", "summary", b"summary"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___OptimizationSuggestions: _TypeAlias = OptimizationSuggestions  # noqa: Y015
+
+@_typing.final
+class MemoryPart(_message.Message):
+    """One part of a run's memory."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    HOST_BYTES_FIELD_NUMBER: _builtins.int
+    GPU_BYTES_FIELD_NUMBER: _builtins.int
+    PHASES_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What it is, for example "SAE weights"."""
+    host_bytes: _builtins.int
+    """Bytes in the host's memory."""
+    gpu_bytes: _builtins.int
+    """Bytes on the GPU."""
+    @_builtins.property
+    def phases(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """The phases that hold it: load, harvest, train, evaluate, write."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        host_bytes: _builtins.int = ...,
+        gpu_bytes: _builtins.int = ...,
+        phases: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["gpu_bytes", b"gpu_bytes", "host_bytes", b"host_bytes", "name", b"name", "phases", b"phases"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryPart: _TypeAlias = MemoryPart  # noqa: Y015
+
+@_typing.final
+class MemoryPlan(_message.Message):
+    """What a run will hold, predicted from config and weight headers."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PARTS_FIELD_NUMBER: _builtins.int
+    HOST_BYTES_FIELD_NUMBER: _builtins.int
+    GPU_BYTES_FIELD_NUMBER: _builtins.int
+    PEAK_PHASE_FIELD_NUMBER: _builtins.int
+    DEVICE_FIELD_NUMBER: _builtins.int
+    LAYER_NUMBER_FIELD_NUMBER: _builtins.int
+    PRECISION_FIELD_NUMBER: _builtins.int
+    MODEL_BYTES_FIELD_NUMBER: _builtins.int
+    MODEL_BYTES_WHOLE_FIELD_NUMBER: _builtins.int
+    SHAPE_FROM_FIELD_NUMBER: _builtins.int
+    host_bytes: _builtins.int
+    """Peak of the host's memory, bytes: the largest sum over a phase."""
+    gpu_bytes: _builtins.int
+    """Peak of the GPU's memory, bytes; 0 for a run on the CPU."""
+    peak_phase: _builtins.str
+    """The phase of the peak."""
+    device: _builtins.str
+    """Device that it was made for: "gpu_0", or "cpu"."""
+    layer_number: _builtins.int
+    """Deepest block that is read, from 0; later ones are not loaded."""
+    precision: _builtins.str
+    """Number format of the model's weights: float32, bfloat16, float16, int8 or nf4."""
+    model_bytes: _builtins.int
+    """Bytes of the weights of the model that are loaded, on their device."""
+    model_bytes_whole: _builtins.int
+    """Bytes of the whole model in 16 bits; 0 where its size is not known."""
+    shape_from: _builtins.str
+    """Where the model's shape is from: "model" (its files) or "request" (the given shape)."""
+    @_builtins.property
+    def parts(self) -> _containers.RepeatedCompositeFieldContainer[Global___MemoryPart]:
+        """Every part."""
+
+    def __init__(
+        self,
+        *,
+        parts: _abc.Iterable[Global___MemoryPart] | None = ...,
+        host_bytes: _builtins.int = ...,
+        gpu_bytes: _builtins.int = ...,
+        peak_phase: _builtins.str = ...,
+        device: _builtins.str = ...,
+        layer_number: _builtins.int = ...,
+        precision: _builtins.str = ...,
+        model_bytes: _builtins.int = ...,
+        model_bytes_whole: _builtins.int = ...,
+        shape_from: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "gpu_bytes", b"gpu_bytes", "host_bytes", b"host_bytes", "layer_number", b"layer_number", "model_bytes", b"model_bytes", "model_bytes_whole", b"model_bytes_whole", "parts", b"parts", "peak_phase", b"peak_phase", "precision", b"precision", "shape_from", b"shape_from"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MemoryPlan: _TypeAlias = MemoryPlan  # noqa: Y015
+
+@_typing.final
+class TimePrediction(_message.Message):
+    """A predicted time; an order of magnitude, not a measurement."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SECONDS_PER_MILLION_TOKENS_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    BASIS_FIELD_NUMBER: _builtins.int
+    seconds_per_million_tokens: _builtins.float
+    """Seconds to harvest and train a million tokens."""
+    seconds: _builtins.float
+    """Seconds of the whole run; absent without a token budget."""
+    basis: _builtins.str
+    """What was counted and which speed was taken, in words."""
+    def __init__(
+        self,
+        *,
+        seconds_per_million_tokens: _builtins.float = ...,
+        seconds: _builtins.float | None = ...,
+        basis: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "seconds", b"seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_seconds", b"_seconds", "basis", b"basis", "seconds", b"seconds", "seconds_per_million_tokens", b"seconds_per_million_tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__seconds: _TypeAlias = _typing.Literal["seconds"]  # noqa: Y015
+    _WhichOneofArgType__seconds: _TypeAlias = _typing.Literal["_seconds", b"_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__seconds) -> _WhichOneofReturnType__seconds | None: ...
+
+Global___TimePrediction: _TypeAlias = TimePrediction  # noqa: Y015
+
+@_typing.final
+class CardCompatibility(_message.Message):
+    """Whether a common GPU would do."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    MEMORY_GB_FIELD_NUMBER: _builtins.int
+    SUFFICIENT_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    GPU_BYTES_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Product name."""
+    memory_gb: _builtins.int
+    """Memory as it is sold, GB."""
+    sufficient: _builtins.bool
+    """Whether the run fits, with `changes` where there are any."""
+    changes: _builtins.str
+    """What to change so that it fits, in words; empty for the run as asked."""
+    gpu_bytes: _builtins.int
+    """Peak of its memory with these changes, bytes; of the smallest setting where it does not fit."""
+    @_builtins.property
+    def time(self) -> Global___TimePrediction:
+        """How long the run may take on it."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        memory_gb: _builtins.int = ...,
+        sufficient: _builtins.bool = ...,
+        changes: _builtins.str = ...,
+        gpu_bytes: _builtins.int = ...,
+        time: Global___TimePrediction | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "gpu_bytes", b"gpu_bytes", "memory_gb", b"memory_gb", "name", b"name", "sufficient", b"sufficient", "time", b"time"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CardCompatibility: _TypeAlias = CardCompatibility  # noqa: Y015
 
 @_typing.final
 class GpuCompatibility(_message.Message):
@@ -135,22 +321,26 @@ class GpuCompatibility(_message.Message):
     COMPATIBLE_FIELD_NUMBER: _builtins.int
     MEMORY_SUFFICIENT_FIELD_NUMBER: _builtins.int
     RECOMMENDED_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
     compatible: _builtins.bool
     """Whether the GPU's generation is supported."""
     memory_sufficient: _builtins.bool
     """Whether it has enough free memory."""
     recommended: _builtins.bool
     """Whether it is the one to take."""
+    message: _builtins.str
+    """Why not, or what to change so that the run fits; empty where it fits as asked."""
     def __init__(
         self,
         *,
         compatible: _builtins.bool = ...,
         memory_sufficient: _builtins.bool = ...,
         recommended: _builtins.bool = ...,
+        message: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["compatible", b"compatible", "memory_sufficient", b"memory_sufficient", "recommended", b"recommended"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["compatible", b"compatible", "memory_sufficient", b"memory_sufficient", "message", b"message", "recommended", b"recommended"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -194,6 +384,12 @@ class Gpu(_message.Message):
     MEMORY_FREE_FIELD_NUMBER: _builtins.int
     FREE_GB_FIELD_NUMBER: _builtins.int
     UTILIZATION_FIELD_NUMBER: _builtins.int
+    COMPUTE_CAPABILITY_FIELD_NUMBER: _builtins.int
+    TEMPERATURE_C_FIELD_NUMBER: _builtins.int
+    POWER_W_FIELD_NUMBER: _builtins.int
+    MIG_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Product name."""
     memory_total: _builtins.int
@@ -205,7 +401,19 @@ class Gpu(_message.Message):
     free_gb: _builtins.float
     """Memory free, GB."""
     utilization: _builtins.float
-    """Share of time that it was busy, 0 to 1."""
+    """Share of time that it was busy, 0 to 1; 0 where it cannot be read."""
+    compute_capability: _builtins.str
+    """Compute capability, for example "8.9"; empty where it cannot be read."""
+    temperature_c: _builtins.float
+    """Degrees Celsius; absent where it cannot be read."""
+    power_w: _builtins.float
+    """Watts drawn now; absent where it cannot be read."""
+    mig: _builtins.bool
+    """Whether this is an instance of a GPU that is split with MIG."""
+    in_use: _builtins.bool
+    """Whether a job of this machine holds it."""
+    problem: _builtins.str
+    """What could not be read and why; empty where all could."""
     def __init__(
         self,
         *,
@@ -215,12 +423,25 @@ class Gpu(_message.Message):
         memory_free: _builtins.int = ...,
         free_gb: _builtins.float = ...,
         utilization: _builtins.float = ...,
+        compute_capability: _builtins.str = ...,
+        temperature_c: _builtins.float | None = ...,
+        power_w: _builtins.float | None = ...,
+        mig: _builtins.bool = ...,
+        in_use: _builtins.bool = ...,
+        problem: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_power_w", b"_power_w", "_temperature_c", b"_temperature_c", "power_w", b"power_w", "temperature_c", b"temperature_c"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["free_gb", b"free_gb", "memory_allocated", b"memory_allocated", "memory_free", b"memory_free", "memory_total", b"memory_total", "name", b"name", "utilization", b"utilization"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_power_w", b"_power_w", "_temperature_c", b"_temperature_c", "compute_capability", b"compute_capability", "free_gb", b"free_gb", "in_use", b"in_use", "memory_allocated", b"memory_allocated", "memory_free", b"memory_free", "memory_total", b"memory_total", "mig", b"mig", "name", b"name", "power_w", b"power_w", "problem", b"problem", "temperature_c", b"temperature_c", "utilization", b"utilization"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__power_w: _TypeAlias = _typing.Literal["power_w"]  # noqa: Y015
+    _WhichOneofArgType__power_w: _TypeAlias = _typing.Literal["_power_w", b"_power_w"]  # noqa: Y015
+    _WhichOneofReturnType__temperature_c: _TypeAlias = _typing.Literal["temperature_c"]  # noqa: Y015
+    _WhichOneofArgType__temperature_c: _TypeAlias = _typing.Literal["_temperature_c", b"_temperature_c"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__power_w) -> _WhichOneofReturnType__power_w | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__temperature_c) -> _WhichOneofReturnType__temperature_c | None: ...
 
 Global___Gpu: _TypeAlias = Gpu  # noqa: Y015
 
@@ -252,7 +473,7 @@ Global___MemoryRequirements: _TypeAlias = MemoryRequirements  # noqa: Y015
 
 @_typing.final
 class ModelShape(_message.Message):
-    """Shape of a model, read from its config alone."""
+    """Shape of a model, read from its config and weight headers alone."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -260,6 +481,16 @@ class ModelShape(_message.Message):
     TOTAL_LAYERS_FIELD_NUMBER: _builtins.int
     HIDDEN_SIZE_FIELD_NUMBER: _builtins.int
     VOCAB_SIZE_FIELD_NUMBER: _builtins.int
+    MAX_POSITIONS_FIELD_NUMBER: _builtins.int
+    PARAMETERS_FIELD_NUMBER: _builtins.int
+    BLOCK_PARAMETERS_FIELD_NUMBER: _builtins.int
+    LINEAR_PARAMETERS_FIELD_NUMBER: _builtins.int
+    EMBEDDING_PARAMETERS_FIELD_NUMBER: _builtins.int
+    HEAD_PARAMETERS_FIELD_NUMBER: _builtins.int
+    FEED_FORWARD_SIZE_FIELD_NUMBER: _builtins.int
+    ATTENTION_HEADS_FIELD_NUMBER: _builtins.int
+    KEY_VALUE_HEADS_FIELD_NUMBER: _builtins.int
+    HEAD_SIZE_FIELD_NUMBER: _builtins.int
     architecture: _builtins.str
     """Architecture, for example "phi3"."""
     total_layers: _builtins.int
@@ -268,6 +499,26 @@ class ModelShape(_message.Message):
     """Width of the residual stream (d_model)."""
     vocab_size: _builtins.int
     """Size of the vocabulary."""
+    max_positions: _builtins.int
+    """Longest sequence that it takes, tokens; 0 where unknown."""
+    parameters: _builtins.int
+    """Weights in all; 0 where unknown."""
+    block_parameters: _builtins.int
+    """Weights of one block; 0 where unknown."""
+    linear_parameters: _builtins.int
+    """Weights of that block that are matrices, which quantisation packs; 0 where unknown."""
+    embedding_parameters: _builtins.int
+    """Weights of the token embedding; 0 where unknown."""
+    head_parameters: _builtins.int
+    """Weights of an untied head, which is not loaded; 0 where there is none."""
+    feed_forward_size: _builtins.int
+    """Width of the feed-forward layer; 0 where unknown."""
+    attention_heads: _builtins.int
+    """Heads of queries; 0 where unknown."""
+    key_value_heads: _builtins.int
+    """Heads of keys and values; 0 where unknown."""
+    head_size: _builtins.int
+    """Width of a head; 0 where unknown."""
     def __init__(
         self,
         *,
@@ -275,10 +526,20 @@ class ModelShape(_message.Message):
         total_layers: _builtins.int = ...,
         hidden_size: _builtins.int = ...,
         vocab_size: _builtins.int = ...,
+        max_positions: _builtins.int = ...,
+        parameters: _builtins.int = ...,
+        block_parameters: _builtins.int = ...,
+        linear_parameters: _builtins.int = ...,
+        embedding_parameters: _builtins.int = ...,
+        head_parameters: _builtins.int = ...,
+        feed_forward_size: _builtins.int = ...,
+        attention_heads: _builtins.int = ...,
+        key_value_heads: _builtins.int = ...,
+        head_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "hidden_size", b"hidden_size", "total_layers", b"total_layers", "vocab_size", b"vocab_size"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["architecture", b"architecture", "attention_heads", b"attention_heads", "block_parameters", b"block_parameters", "embedding_parameters", b"embedding_parameters", "feed_forward_size", b"feed_forward_size", "head_parameters", b"head_parameters", "head_size", b"head_size", "hidden_size", b"hidden_size", "key_value_heads", b"key_value_heads", "linear_parameters", b"linear_parameters", "max_positions", b"max_positions", "parameters", b"parameters", "total_layers", b"total_layers", "vocab_size", b"vocab_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -295,6 +556,8 @@ class FeatureStatistics(_message.Message):
     DEAD_FEATURES_FIELD_NUMBER: _builtins.int
     MEAN_ACTIVATION_FIELD_NUMBER: _builtins.int
     SPARSITY_ACHIEVED_FIELD_NUMBER: _builtins.int
+    DENSE_FEATURES_FIELD_NUMBER: _builtins.int
+    DENSITY_HISTOGRAM_FIELD_NUMBER: _builtins.int
     total_features: _builtins.int
     """Width of the SAE (d_sae)."""
     active_features: _builtins.int
@@ -305,6 +568,12 @@ class FeatureStatistics(_message.Message):
     """Mean over tokens and features of the activation."""
     sparsity_achieved: _builtins.float
     """Share of token-feature pairs that fire: L0 / d_sae."""
+    dense_features: _builtins.int
+    """Features that fired on more than 10 % of the evaluated tokens."""
+    @_builtins.property
+    def density_histogram(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Features by log10 of the share of tokens on which they fired: 28 bins of a quarter from -7 to 0; dead ones in none."""
+
     def __init__(
         self,
         *,
@@ -313,14 +582,99 @@ class FeatureStatistics(_message.Message):
         dead_features: _builtins.int = ...,
         mean_activation: _builtins.float = ...,
         sparsity_achieved: _builtins.float = ...,
+        dense_features: _builtins.int = ...,
+        density_histogram: _abc.Iterable[_builtins.int] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_features", b"active_features", "dead_features", b"dead_features", "mean_activation", b"mean_activation", "sparsity_achieved", b"sparsity_achieved", "total_features", b"total_features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["active_features", b"active_features", "dead_features", b"dead_features", "dense_features", b"dense_features", "density_histogram", b"density_histogram", "mean_activation", b"mean_activation", "sparsity_achieved", b"sparsity_achieved", "total_features", b"total_features"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeatureStatistics: _TypeAlias = FeatureStatistics  # noqa: Y015
+
+@_typing.final
+class SpliceMetrics(_message.Message):
+    """What a causal model loses when reconstructions stand in for activations of real tokens, in nats a predicted
+    token; definitions in docs/metrics.md. Figures are absent where they were not measured.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKENS_FIELD_NUMBER: _builtins.int
+    CE_CLEAN_FIELD_NUMBER: _builtins.int
+    CE_SPLICED_FIELD_NUMBER: _builtins.int
+    CE_ZERO_ABLATED_FIELD_NUMBER: _builtins.int
+    CE_MEAN_ABLATED_FIELD_NUMBER: _builtins.int
+    CE_LOSS_RECOVERED_FIELD_NUMBER: _builtins.int
+    CE_LOSS_RECOVERED_MEAN_FIELD_NUMBER: _builtins.int
+    KL_DIVERGENCE_FIELD_NUMBER: _builtins.int
+    NOT_MEASURED_FIELD_NUMBER: _builtins.int
+    tokens: _builtins.int
+    """Predicted tokens: real held-out tokens with a token before them."""
+    ce_clean: _builtins.float
+    """Mean cross-entropy of the model as it is."""
+    ce_spliced: _builtins.float
+    """Mean cross-entropy with reconstructions in place of activations."""
+    ce_zero_ablated: _builtins.float
+    """Mean cross-entropy with zeros there."""
+    ce_mean_ablated: _builtins.float
+    """Mean cross-entropy with the mean activation there."""
+    ce_loss_recovered: _builtins.float
+    """(zero ablated - spliced) / (zero ablated - clean); absent where zeros cost no loss."""
+    ce_loss_recovered_mean: _builtins.float
+    """The same against mean ablation; absent where the mean costs no loss."""
+    kl_divergence: _builtins.float
+    """Mean divergence of the spliced model's predictions from the clean model's, KL(clean || spliced)."""
+    not_measured: _builtins.str
+    """Why figures are absent; empty where they were measured."""
+    def __init__(
+        self,
+        *,
+        tokens: _builtins.int = ...,
+        ce_clean: _builtins.float | None = ...,
+        ce_spliced: _builtins.float | None = ...,
+        ce_zero_ablated: _builtins.float | None = ...,
+        ce_mean_ablated: _builtins.float | None = ...,
+        ce_loss_recovered: _builtins.float | None = ...,
+        ce_loss_recovered_mean: _builtins.float | None = ...,
+        kl_divergence: _builtins.float | None = ...,
+        not_measured: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ce_clean", b"_ce_clean", "_ce_loss_recovered", b"_ce_loss_recovered", "_ce_loss_recovered_mean", b"_ce_loss_recovered_mean", "_ce_mean_ablated", b"_ce_mean_ablated", "_ce_spliced", b"_ce_spliced", "_ce_zero_ablated", b"_ce_zero_ablated", "_kl_divergence", b"_kl_divergence", "ce_clean", b"ce_clean", "ce_loss_recovered", b"ce_loss_recovered", "ce_loss_recovered_mean", b"ce_loss_recovered_mean", "ce_mean_ablated", b"ce_mean_ablated", "ce_spliced", b"ce_spliced", "ce_zero_ablated", b"ce_zero_ablated", "kl_divergence", b"kl_divergence"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ce_clean", b"_ce_clean", "_ce_loss_recovered", b"_ce_loss_recovered", "_ce_loss_recovered_mean", b"_ce_loss_recovered_mean", "_ce_mean_ablated", b"_ce_mean_ablated", "_ce_spliced", b"_ce_spliced", "_ce_zero_ablated", b"_ce_zero_ablated", "_kl_divergence", b"_kl_divergence", "ce_clean", b"ce_clean", "ce_loss_recovered", b"ce_loss_recovered", "ce_loss_recovered_mean", b"ce_loss_recovered_mean", "ce_mean_ablated", b"ce_mean_ablated", "ce_spliced", b"ce_spliced", "ce_zero_ablated", b"ce_zero_ablated", "kl_divergence", b"kl_divergence", "not_measured", b"not_measured", "tokens", b"tokens"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ce_clean: _TypeAlias = _typing.Literal["ce_clean"]  # noqa: Y015
+    _WhichOneofArgType__ce_clean: _TypeAlias = _typing.Literal["_ce_clean", b"_ce_clean"]  # noqa: Y015
+    _WhichOneofReturnType__ce_loss_recovered: _TypeAlias = _typing.Literal["ce_loss_recovered"]  # noqa: Y015
+    _WhichOneofArgType__ce_loss_recovered: _TypeAlias = _typing.Literal["_ce_loss_recovered", b"_ce_loss_recovered"]  # noqa: Y015
+    _WhichOneofReturnType__ce_loss_recovered_mean: _TypeAlias = _typing.Literal["ce_loss_recovered_mean"]  # noqa: Y015
+    _WhichOneofArgType__ce_loss_recovered_mean: _TypeAlias = _typing.Literal["_ce_loss_recovered_mean", b"_ce_loss_recovered_mean"]  # noqa: Y015
+    _WhichOneofReturnType__ce_mean_ablated: _TypeAlias = _typing.Literal["ce_mean_ablated"]  # noqa: Y015
+    _WhichOneofArgType__ce_mean_ablated: _TypeAlias = _typing.Literal["_ce_mean_ablated", b"_ce_mean_ablated"]  # noqa: Y015
+    _WhichOneofReturnType__ce_spliced: _TypeAlias = _typing.Literal["ce_spliced"]  # noqa: Y015
+    _WhichOneofArgType__ce_spliced: _TypeAlias = _typing.Literal["_ce_spliced", b"_ce_spliced"]  # noqa: Y015
+    _WhichOneofReturnType__ce_zero_ablated: _TypeAlias = _typing.Literal["ce_zero_ablated"]  # noqa: Y015
+    _WhichOneofArgType__ce_zero_ablated: _TypeAlias = _typing.Literal["_ce_zero_ablated", b"_ce_zero_ablated"]  # noqa: Y015
+    _WhichOneofReturnType__kl_divergence: _TypeAlias = _typing.Literal["kl_divergence"]  # noqa: Y015
+    _WhichOneofArgType__kl_divergence: _TypeAlias = _typing.Literal["_kl_divergence", b"_kl_divergence"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ce_clean) -> _WhichOneofReturnType__ce_clean | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ce_loss_recovered) -> _WhichOneofReturnType__ce_loss_recovered | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ce_loss_recovered_mean) -> _WhichOneofReturnType__ce_loss_recovered_mean | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ce_mean_ablated) -> _WhichOneofReturnType__ce_mean_ablated | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ce_spliced) -> _WhichOneofReturnType__ce_spliced | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ce_zero_ablated) -> _WhichOneofReturnType__ce_zero_ablated | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__kl_divergence) -> _WhichOneofReturnType__kl_divergence | None: ...
+
+Global___SpliceMetrics: _TypeAlias = SpliceMetrics  # noqa: Y015
 
 @_typing.final
 class QualityGate(_message.Message):
@@ -383,6 +737,12 @@ class TrainingStats(_message.Message):
     QUALITY_GATES_FIELD_NUMBER: _builtins.int
     METRICS_VERSION_FIELD_NUMBER: _builtins.int
     DETERMINISTIC_FIELD_NUMBER: _builtins.int
+    SPLICE_FIELD_NUMBER: _builtins.int
+    EXPLAINED_VARIANCE_UNCENTRED_FIELD_NUMBER: _builtins.int
+    L1_FIELD_NUMBER: _builtins.int
+    NORM_RATIO_FIELD_NUMBER: _builtins.int
+    MATRIX_PEAK_FLOPS_FIELD_NUMBER: _builtins.int
+    MATRIX_PEAK_SHARE_FIELD_NUMBER: _builtins.int
     final_loss: _builtins.float
     """Mean squared error on normalised held-out activations, summed over dimensions over their variance (equals FVU)."""
     total_epochs: _builtins.int
@@ -400,9 +760,9 @@ class TrainingStats(_message.Message):
     cosine: _builtins.float
     """Mean cosine of activation and reconstruction."""
     ce_loss_recovered: _builtins.float
-    """Cross-entropy loss recovered, causal models only; absent until measured."""
+    """Cross-entropy loss recovered against zero ablation, causal models only; `splice` says why it is absent."""
     kl_divergence: _builtins.float
-    """KL divergence of the spliced model, nats a token, causal models only; absent until measured."""
+    """KL divergence of the spliced model, nats a token, causal models only; `splice` says why it is absent."""
     tokens: _builtins.int
     """Tokens trained on."""
     tokens_per_second: _builtins.float
@@ -413,6 +773,16 @@ class TrainingStats(_message.Message):
     """Version of the metric definitions, as in docs/metrics.md."""
     deterministic: _builtins.bool
     """Whether a killed and resumed run gives the same bytes."""
+    explained_variance_uncentred: _builtins.float
+    """1 - squared error over squared length, not centred: what other tools print as explained variance; for comparison."""
+    l1: _builtins.float
+    """Mean over tokens of the sum of activations, in units of the saved SAE."""
+    norm_ratio: _builtins.float
+    """Mean length of the reconstruction over that of the activation; below 1 is shrinkage."""
+    matrix_peak_flops: _builtins.float
+    """Fastest matrix product measured on the device, flop/s, in the number format of the SAE's products."""
+    matrix_peak_share: _builtins.float
+    """Useful flops of training the SAE over matrix_peak_flops times the seconds of its steps, harvest left out."""
     @_builtins.property
     def feature_statistics(self) -> Global___FeatureStatistics:
         """Figures about the features."""
@@ -420,6 +790,10 @@ class TrainingStats(_message.Message):
     @_builtins.property
     def quality_gates(self) -> _containers.RepeatedCompositeFieldContainer[Global___QualityGate]:
         """Gates and verdicts."""
+
+    @_builtins.property
+    def splice(self) -> Global___SpliceMetrics:
+        """Next-token figures of the spliced model, or why there are none."""
 
     def __init__(
         self,
@@ -441,18 +815,89 @@ class TrainingStats(_message.Message):
         quality_gates: _abc.Iterable[Global___QualityGate] | None = ...,
         metrics_version: _builtins.str = ...,
         deterministic: _builtins.bool = ...,
+        splice: Global___SpliceMetrics | None = ...,
+        explained_variance_uncentred: _builtins.float | None = ...,
+        l1: _builtins.float | None = ...,
+        norm_ratio: _builtins.float | None = ...,
+        matrix_peak_flops: _builtins.float | None = ...,
+        matrix_peak_share: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_ce_loss_recovered", b"_ce_loss_recovered", "_kl_divergence", b"_kl_divergence", "ce_loss_recovered", b"ce_loss_recovered", "feature_statistics", b"feature_statistics", "kl_divergence", b"kl_divergence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ce_loss_recovered", b"_ce_loss_recovered", "_explained_variance_uncentred", b"_explained_variance_uncentred", "_kl_divergence", b"_kl_divergence", "_l1", b"_l1", "_matrix_peak_flops", b"_matrix_peak_flops", "_matrix_peak_share", b"_matrix_peak_share", "_norm_ratio", b"_norm_ratio", "ce_loss_recovered", b"ce_loss_recovered", "explained_variance_uncentred", b"explained_variance_uncentred", "feature_statistics", b"feature_statistics", "kl_divergence", b"kl_divergence", "l1", b"l1", "matrix_peak_flops", b"matrix_peak_flops", "matrix_peak_share", b"matrix_peak_share", "norm_ratio", b"norm_ratio", "splice", b"splice"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ce_loss_recovered", b"_ce_loss_recovered", "_kl_divergence", b"_kl_divergence", "ce_loss_recovered", b"ce_loss_recovered", "convergence_epoch", b"convergence_epoch", "cosine", b"cosine", "deterministic", b"deterministic", "explained_variance", b"explained_variance", "feature_statistics", b"feature_statistics", "final_loss", b"final_loss", "fvu", b"fvu", "heldout_tokens", b"heldout_tokens", "kl_divergence", b"kl_divergence", "l0", b"l0", "metrics_version", b"metrics_version", "quality_gates", b"quality_gates", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_epochs", b"total_epochs", "training_time_seconds", b"training_time_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ce_loss_recovered", b"_ce_loss_recovered", "_explained_variance_uncentred", b"_explained_variance_uncentred", "_kl_divergence", b"_kl_divergence", "_l1", b"_l1", "_matrix_peak_flops", b"_matrix_peak_flops", "_matrix_peak_share", b"_matrix_peak_share", "_norm_ratio", b"_norm_ratio", "ce_loss_recovered", b"ce_loss_recovered", "convergence_epoch", b"convergence_epoch", "cosine", b"cosine", "deterministic", b"deterministic", "explained_variance", b"explained_variance", "explained_variance_uncentred", b"explained_variance_uncentred", "feature_statistics", b"feature_statistics", "final_loss", b"final_loss", "fvu", b"fvu", "heldout_tokens", b"heldout_tokens", "kl_divergence", b"kl_divergence", "l0", b"l0", "l1", b"l1", "matrix_peak_flops", b"matrix_peak_flops", "matrix_peak_share", b"matrix_peak_share", "metrics_version", b"metrics_version", "norm_ratio", b"norm_ratio", "quality_gates", b"quality_gates", "splice", b"splice", "tokens", b"tokens", "tokens_per_second", b"tokens_per_second", "total_epochs", b"total_epochs", "training_time_seconds", b"training_time_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__ce_loss_recovered: _TypeAlias = _typing.Literal["ce_loss_recovered"]  # noqa: Y015
     _WhichOneofArgType__ce_loss_recovered: _TypeAlias = _typing.Literal["_ce_loss_recovered", b"_ce_loss_recovered"]  # noqa: Y015
+    _WhichOneofReturnType__explained_variance_uncentred: _TypeAlias = _typing.Literal["explained_variance_uncentred"]  # noqa: Y015
+    _WhichOneofArgType__explained_variance_uncentred: _TypeAlias = _typing.Literal["_explained_variance_uncentred", b"_explained_variance_uncentred"]  # noqa: Y015
     _WhichOneofReturnType__kl_divergence: _TypeAlias = _typing.Literal["kl_divergence"]  # noqa: Y015
     _WhichOneofArgType__kl_divergence: _TypeAlias = _typing.Literal["_kl_divergence", b"_kl_divergence"]  # noqa: Y015
+    _WhichOneofReturnType__l1: _TypeAlias = _typing.Literal["l1"]  # noqa: Y015
+    _WhichOneofArgType__l1: _TypeAlias = _typing.Literal["_l1", b"_l1"]  # noqa: Y015
+    _WhichOneofReturnType__matrix_peak_flops: _TypeAlias = _typing.Literal["matrix_peak_flops"]  # noqa: Y015
+    _WhichOneofArgType__matrix_peak_flops: _TypeAlias = _typing.Literal["_matrix_peak_flops", b"_matrix_peak_flops"]  # noqa: Y015
+    _WhichOneofReturnType__matrix_peak_share: _TypeAlias = _typing.Literal["matrix_peak_share"]  # noqa: Y015
+    _WhichOneofArgType__matrix_peak_share: _TypeAlias = _typing.Literal["_matrix_peak_share", b"_matrix_peak_share"]  # noqa: Y015
+    _WhichOneofReturnType__norm_ratio: _TypeAlias = _typing.Literal["norm_ratio"]  # noqa: Y015
+    _WhichOneofArgType__norm_ratio: _TypeAlias = _typing.Literal["_norm_ratio", b"_norm_ratio"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__ce_loss_recovered) -> _WhichOneofReturnType__ce_loss_recovered | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__explained_variance_uncentred) -> _WhichOneofReturnType__explained_variance_uncentred | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__kl_divergence) -> _WhichOneofReturnType__kl_divergence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__l1) -> _WhichOneofReturnType__l1 | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__matrix_peak_flops) -> _WhichOneofReturnType__matrix_peak_flops | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__matrix_peak_share) -> _WhichOneofReturnType__matrix_peak_share | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__norm_ratio) -> _WhichOneofReturnType__norm_ratio | None: ...
 
 Global___TrainingStats: _TypeAlias = TrainingStats  # noqa: Y015
+
+@_typing.final
+class ModelHook(_message.Message):
+    """One place in a model where activations can be read."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    LAYER_NUMBER_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    MODULE_PATH_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """What to ask for: "blocks.3.hook_mlp_out", or a module's path. With ".input" after a module's path, what goes into it is read."""
+    kind: _sae_pb2.Hook.ValueType
+    """Which part of a block it is, or module."""
+    layer_number: _builtins.int
+    """The block it is in, from 0; absent outside of blocks."""
+    width: _builtins.int
+    """Length of the vector of a token; absent where the weight headers do not say."""
+    module_path: _builtins.str
+    """The module that is read."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        kind: _sae_pb2.Hook.ValueType = ...,
+        layer_number: _builtins.int | None = ...,
+        width: _builtins.int | None = ...,
+        module_path: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_layer_number", b"_layer_number", "_width", b"_width", "layer_number", b"layer_number", "width", b"width"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_layer_number", b"_layer_number", "_width", b"_width", "kind", b"kind", "layer_number", b"layer_number", "module_path", b"module_path", "name", b"name", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__layer_number: _TypeAlias = _typing.Literal["layer_number"]  # noqa: Y015
+    _WhichOneofArgType__layer_number: _TypeAlias = _typing.Literal["_layer_number", b"_layer_number"]  # noqa: Y015
+    _WhichOneofReturnType__width: _TypeAlias = _typing.Literal["width"]  # noqa: Y015
+    _WhichOneofArgType__width: _TypeAlias = _typing.Literal["_width", b"_width"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__layer_number) -> _WhichOneofReturnType__layer_number | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__width) -> _WhichOneofReturnType__width | None: ...
+
+Global___ModelHook: _TypeAlias = ModelHook  # noqa: Y015

@@ -1,0 +1,55 @@
+"""Makes the peers' environments: one each, because their requirements do not go together.
+
+    python -m benchmarks.peers.environments [FOLDER] [--only NAME ...]
+
+torch is installed first and by its exact version, so that all measure the same build of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import venv
+from pathlib import Path
+
+TORCH = "torch==2.13.0"
+PACKAGES = {
+    "saelens": ("sae-lens==6.54.12", "transformers==5.23.0", "transformer-lens==3.9.0", "safetensors==0.8.0"),
+    "sparsify": ("eai-sparsify==1.3.3", "transformers==5.23.0", "schedulefree==1.4.1", "safetensors==0.8.0"),
+    "dictionary_learning": ("dictionary-learning==0.1.0", "transformers==5.23.0", "safetensors==0.8.0"),
+}
+_UNUSED = ("torchvision", "torchaudio", "torchcodec")
+"""Pulled in by requirements of requirements; beside a torch of another build they break transformers."""
+_DONE = ".installed"
+
+
+def make(folder: Path, name: str) -> None:
+    """One environment; does nothing where it is complete."""
+    target = folder / name
+    wanted = "\n".join((TORCH, *PACKAGES[name]))
+    if (target / _DONE).exists() and (target / _DONE).read_text() == wanted:
+        return
+    print(f"making {target}; this takes a few minutes", flush=True)
+    venv.create(target, with_pip=True, clear=True)
+    pip = [str(target / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
+    subprocess.run([*pip, "install", TORCH], check=True)
+    subprocess.run([*pip, "install", TORCH, *PACKAGES[name]], check=True)
+    subprocess.run([*pip, "uninstall", "--yes", *_UNUSED], check=True)
+    (target / _DONE).write_text(wanted)
+
+
+def main() -> int:
+    """Makes those that are asked for."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, nargs="?", default=Path(".peers"))
+    parser.add_argument("--only", nargs="+", choices=sorted(PACKAGES), default=sorted(PACKAGES))
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    for name in given.only:
+        make(given.folder, name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

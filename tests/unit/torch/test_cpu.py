@@ -1,0 +1,47 @@
+"""Faster on CPUs, with the same numbers: oneDNN's float32 products, and memory that is kept."""
+
+import resource
+
+import torch
+from torch.nn import functional
+
+from mistudio_torch.cpu import fast_linear, has_fast_linear, keep_memory, linear
+
+
+def test_products_are_float32_products():
+    generator = torch.Generator().manual_seed(3)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((5, 7, 64), (96, 64), (96,)))
+    exact = functional.linear(x.double(), weight.double(), bias.double())
+    assert has_fast_linear()
+    with fast_linear():
+        inside = functional.linear(x, weight, bias)
+    assert torch.equal(inside, linear(x, weight, bias))
+    assert (inside - exact).abs().max() < 4e-5  # a product in bf16 would be off by more than 0.01
+    assert (inside - exact).abs().max() < 4 * (functional.linear(x, weight, bias) - exact).abs().max()
+
+
+def test_conv1d_of_gpt2_goes_the_same_way():
+    x, weight, bias = torch.randn(6, 8), torch.randn(8, 12), torch.randn(12)
+    with fast_linear():
+        inside = torch.addmm(bias, x, weight)
+    assert torch.equal(inside, linear(x, weight.t(), bias))
+    torch.testing.assert_close(inside, torch.addmm(bias, x, weight))
+
+
+def test_what_it_is_not_for_is_left_alone():
+    weight = torch.randn(4, 8, requires_grad=True)
+    with fast_linear():
+        functional.linear(torch.ones(2, 8), weight).sum().backward()
+        assert functional.linear(torch.ones(2, 8).bfloat16(), weight.detach().bfloat16()).dtype == torch.bfloat16
+        assert functional.linear(torch.ones(0, 8), weight.detach()).shape == (0, 4)
+        assert torch.addmm(torch.ones(2, 4), torch.ones(2, 8), weight.detach().t(), beta=0.5).shape == (2, 4)
+    assert torch.equal(weight.grad, torch.full((4, 8), 2.0))
+
+
+def test_freed_memory_is_kept_for_the_next_array():
+    assert keep_memory()
+    torch.ones(1 << 22)  # 16 MB: 4096 pages
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(20):
+        torch.ones(1 << 22)
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before < 4096
