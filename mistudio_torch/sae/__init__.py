@@ -6,6 +6,10 @@ the products of the others. Shapes: B tokens, D widths, F features, N non-zero c
 
 from __future__ import annotations
 
+import functools
+
+import torch
+
 from mistudio_core.errors import Unsupported
 from mistudio_torch.sae.base import Sae, SaeShape, SparseCodes, StepLoss
 from mistudio_torch.sae.batchtopk import BatchTopKSae
@@ -35,4 +39,15 @@ def make_sae(shape: SaeShape) -> Sae:
     return architecture(shape)
 
 
-__all__ = ["ARCHITECTURES", "Sae", "SaeShape", "SparseCodes", "StepLoss", "make_sae"]
+@functools.cache
+def warm_up(architecture: str) -> None:
+    """Imports and compiles what a step on the CPU needs, with a few tokens, so that the first real one is not slow."""
+    sae = make_sae(SaeShape(architecture=architecture, d_in=8, d_sae=64, k=2))
+    x_BD = torch.randn(16, 8, generator=torch.Generator().manual_seed(0))
+    sae.initialise(0, x_BD, x_BD)
+    sae.backward(x_BD, x_BD, torch.zeros(64, dtype=torch.bool), 1.0)
+    sae.before_step()
+    sae.after_step()
+
+
+__all__ = ["ARCHITECTURES", "Sae", "SaeShape", "SparseCodes", "StepLoss", "make_sae", "warm_up"]

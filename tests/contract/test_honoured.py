@@ -155,6 +155,7 @@ OTHERS = {
     "CheckMemoryRequest": {  # tests/integration/train/test_memory_rpcs.py
         *("model_name", "layer_number", "architecture", "hidden_dim", "k", "batch_size", "max_sequence_length"),
         *("sae_batch_tokens", "dtype", "enable_4bit", "enable_8bit", "gpu_id", "token_budget", "shape"),
+        *("hook", "hook_name", "module_path", "output_hook_name", "sweep", "processes"),
     },
     "ExportExplanationsRequest": {"job_id", "format"},
     "ExportFeaturesRequest": {"job_id", "format"},

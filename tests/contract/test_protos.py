@@ -128,10 +128,10 @@ def test_every_error_reason_in_the_code_is_in_the_catalogue():
 
 
 def test_values_without_an_option_are_not_reserved():
-    from mistudio.feature.v1 import sae_pb2
+    from mistudio.explain.v1 import explanation_pb2
 
     from mistudio_rpc.contract import reserved_value
 
-    names = sae_pb2.Architecture.DESCRIPTOR.values_by_name
-    assert reserved_value(names["ARCHITECTURE_TOPK"]) is None
-    assert reserved_value(names["ARCHITECTURE_GATED"]) == "Use topk or standard."
+    names = explanation_pb2.Audience.DESCRIPTOR.values_by_name
+    assert reserved_value(names["AUDIENCE_ENGINEER"]) is None
+    assert reserved_value(names["AUDIENCE_BUSINESS"]) == "Use engineer."

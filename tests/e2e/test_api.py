@@ -188,6 +188,17 @@ def test_paths_are_logical_and_end_in_safetensors(pipeline: Pipeline):
     assert str(pipeline.home.root) not in json.dumps(result)
 
 
+def test_a_memory_check_takes_the_run_s_parameters(pipeline: Pipeline):
+    def planned(query: str) -> Any:
+        return pipeline.http.get(f"/api/v1/check-memory/tiny?{query}").json()
+
+    plan = planned("layer_number=2&architecture=topk&hidden_dim=4096&k=8&dtype=bfloat16&token_budget=1000")
+    assert (plan["plan"]["layer_number"], plan["plan"]["precision"]) == (2, "bfloat16")
+    assert plan["plan"]["host_bytes"] > planned("architecture=topk&hidden_dim=64&k=8")["plan"]["host_bytes"]
+    assert plan["time"]["seconds"] > 0 and len(plan["cards"]) == 8
+    assert planned("hidden_dim=1")["reason"] == "INVALID_FIELD" and planned("width=9")["reason"] == "UNKNOWN_FIELD"
+
+
 def test_a_model_name_may_hold_an_encoded_slash(pipeline: Pipeline):
     reply = pipeline.http.get("/api/v1/check-memory/nobody%2Fnothing")
     assert reply.json()["code"] in ("NOT_FOUND", "UNAVAILABLE")

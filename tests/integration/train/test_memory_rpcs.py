@@ -116,6 +116,15 @@ async def test_the_run_s_parameters_change_the_plan(service):
     assert await host_bytes(hidden_dim=65_536) > usual
     assert await host_bytes(sae_batch_tokens=65_536) > usual
     assert await host_bytes(architecture=2, k=8) < usual
+    assert await host_bytes(processes=2) > 1.9 * usual
+    sweep = train.Sweep(layers=[0, 2], widths=[2048, 4096])
+    assert await host_bytes(architecture=2, sweep=sweep) > await host_bytes(architecture=2, hidden_dim=4096)
+    assert (await service("CheckMemory", check(hook_name="blocks.2.hook_mlp_out"))).plan.layer_number == 2
+    halved = await service("CheckMemory", check(enable_4bit=True))
+    assert (
+        halved.plan.precision == "nf4"
+        and halved.plan.model_bytes < (await service("CheckMemory", check())).plan.model_bytes
+    )
     timed = await service("CheckMemory", check(token_budget=1000))
     assert timed.time.seconds > 0
     for bad, error in (
@@ -217,7 +226,7 @@ async def test_a_start_that_can_never_fit_is_refused_with_what_would(service, mo
 
 @pytest.mark.usefixtures("corpus")
 async def test_what_the_caller_left_open_is_settled_and_told_and_what_was_chosen_is_kept(service):
-    service.nvml.cards = [FakeCard(total=16 * GIB, used=0)]
+    service.nvml.cards = [FakeCard(total=int(17.2 * GIB), used=0)]
     run = {"model_name": "a/phi4", "layer_number": 16, "architecture": 2, "hidden_dim": 16_384, "dtype": 2}
     reply = await start(service, **run, sae_batch_tokens=4096)
     assert "batch_size" in reply.optimizations_applied and "to fit in gpu_0" in reply.optimizations_applied

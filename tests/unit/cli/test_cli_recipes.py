@@ -42,8 +42,10 @@ def planned(name: str, home: Home):
 def test_a_recipe_is_planned_from_its_own_shape_and_some_common_gpu_takes_it(name: str, home: Home):
     facts, found = planned(name, home)
     fields = RECIPES[name].fields
-    assert found.planned.workload.layer == fields["layer_number"] < facts.total_layers
-    assert found.planned.workload.saes[0].d_sae == fields["hidden_dim"]
+    work = found.planned.workload
+    assert work.layer == fields.get("layer_number", 35) < facts.total_layers
+    assert len(work.saes) == (4 if "sweep" in fields else 1)
+    assert {s.d_sae for s in work.saes} == {fields["hidden_dim"]}
     card = smallest_card(found)
     assert card is not None and card.card.gigabytes <= 24 and card.time.seconds < 4 * 3600
 
@@ -109,7 +111,7 @@ def test_presets_replace_width_and_sparsity():
 
 
 def test_options_replace_a_recipe_in_a_memory_check():
-    request = memory_request("phi-4", {"hidden_dim": 64, "batch_size": None, "enable_8bit": False})
+    request = memory_request("phi-4", {"hidden_dim": 64, "batch_size": None})
     assert (request.hidden_dim, request.batch_size, request.layer_number) == (64, 4, 16)
     assert request.enable_4bit and not request.enable_8bit and request.shape.total_layers == 40
     other = memory_request("phi-4", {"model": "a/b"})
@@ -157,7 +159,7 @@ def row(name: str, home: Home) -> str:
     size, budget = int(shape["parameters"]) / 1e9, int(fields["token_budget"]) / 1e6
     bits = "4 bits" if fields.get("enable_4bit") else "bfloat16"
     minutes = round(card.time.seconds / 60) or "< 1"
-    block = f"{fields['layer_number']} of {shape['total_layers']}"
+    block = f"{fields.get('layer_number', '5, 15, 25, 35')} of {shape['total_layers']}"
     return (
         f"| `{name}` | {fields['model_name']} | {size:.2f} | {block} | {bits} "
         f"| {fields['hidden_dim']:,} | {budget:g} | {card.gpu_bytes / 1e9:.1f} | {minutes} |"

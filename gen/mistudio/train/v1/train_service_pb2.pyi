@@ -620,6 +620,12 @@ class CheckMemoryRequest(_message.Message):
     GPU_ID_FIELD_NUMBER: _builtins.int
     TOKEN_BUDGET_FIELD_NUMBER: _builtins.int
     SHAPE_FIELD_NUMBER: _builtins.int
+    HOOK_FIELD_NUMBER: _builtins.int
+    HOOK_NAME_FIELD_NUMBER: _builtins.int
+    MODULE_PATH_FIELD_NUMBER: _builtins.int
+    OUTPUT_HOOK_NAME_FIELD_NUMBER: _builtins.int
+    SWEEP_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
     model_name: _builtins.str
     """Hugging Face id, folder or package model. Required."""
     layer_number: _builtins.int
@@ -646,9 +652,23 @@ class CheckMemoryRequest(_message.Message):
     """Plan for this GPU, from 0. Default: the one with most free memory, or the CPU where there is none."""
     token_budget: _builtins.int
     """Tokens that the run would train on, for the predicted time; 0: not known. Default 0."""
+    hook: _sae_pb2.Hook.ValueType
+    """Where in the block activations are read. Default resid_post."""
+    hook_name: _builtins.str
+    """SAELens hook name, instead of layer_number and hook."""
+    module_path: _builtins.str
+    """Path of the module to read, with hook = module."""
+    output_hook_name: _builtins.str
+    """What a transcoder writes. Empty: an autoencoder."""
+    processes: _builtins.int
+    """Processes that train together on one machine. Default 1."""
     @_builtins.property
     def shape(self) -> _training_pb2.ModelShape:
         """Shape of the model, for a plan where the hub cannot be reached or the model is gated; the model's own files count where they can be read."""
+
+    @_builtins.property
+    def sweep(self) -> Global___Sweep:
+        """Several SAEs on one pass of the model."""
 
     def __init__(
         self,
@@ -667,10 +687,16 @@ class CheckMemoryRequest(_message.Message):
         gpu_id: _builtins.int | None = ...,
         token_budget: _builtins.int = ...,
         shape: _training_pb2.ModelShape | None = ...,
+        hook: _sae_pb2.Hook.ValueType = ...,
+        hook_name: _builtins.str = ...,
+        module_path: _builtins.str = ...,
+        output_hook_name: _builtins.str = ...,
+        sweep: Global___Sweep | None = ...,
+        processes: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_gpu_id", b"_gpu_id", "_hidden_dim", b"_hidden_dim", "_k", b"_k", "_layer_number", b"_layer_number", "_max_sequence_length", b"_max_sequence_length", "_sae_batch_tokens", b"_sae_batch_tokens", "batch_size", b"batch_size", "gpu_id", b"gpu_id", "hidden_dim", b"hidden_dim", "k", b"k", "layer_number", b"layer_number", "max_sequence_length", b"max_sequence_length", "sae_batch_tokens", b"sae_batch_tokens", "shape", b"shape"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_gpu_id", b"_gpu_id", "_hidden_dim", b"_hidden_dim", "_k", b"_k", "_layer_number", b"_layer_number", "_max_sequence_length", b"_max_sequence_length", "_processes", b"_processes", "_sae_batch_tokens", b"_sae_batch_tokens", "batch_size", b"batch_size", "gpu_id", b"gpu_id", "hidden_dim", b"hidden_dim", "k", b"k", "layer_number", b"layer_number", "max_sequence_length", b"max_sequence_length", "processes", b"processes", "sae_batch_tokens", b"sae_batch_tokens", "shape", b"shape", "sweep", b"sweep"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_gpu_id", b"_gpu_id", "_hidden_dim", b"_hidden_dim", "_k", b"_k", "_layer_number", b"_layer_number", "_max_sequence_length", b"_max_sequence_length", "_sae_batch_tokens", b"_sae_batch_tokens", "architecture", b"architecture", "batch_size", b"batch_size", "dtype", b"dtype", "enable_4bit", b"enable_4bit", "enable_8bit", b"enable_8bit", "gpu_id", b"gpu_id", "hidden_dim", b"hidden_dim", "k", b"k", "layer_number", b"layer_number", "max_sequence_length", b"max_sequence_length", "model_name", b"model_name", "sae_batch_tokens", b"sae_batch_tokens", "shape", b"shape", "token_budget", b"token_budget"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size", "_gpu_id", b"_gpu_id", "_hidden_dim", b"_hidden_dim", "_k", b"_k", "_layer_number", b"_layer_number", "_max_sequence_length", b"_max_sequence_length", "_processes", b"_processes", "_sae_batch_tokens", b"_sae_batch_tokens", "architecture", b"architecture", "batch_size", b"batch_size", "dtype", b"dtype", "enable_4bit", b"enable_4bit", "enable_8bit", b"enable_8bit", "gpu_id", b"gpu_id", "hidden_dim", b"hidden_dim", "hook", b"hook", "hook_name", b"hook_name", "k", b"k", "layer_number", b"layer_number", "max_sequence_length", b"max_sequence_length", "model_name", b"model_name", "module_path", b"module_path", "output_hook_name", b"output_hook_name", "processes", b"processes", "sae_batch_tokens", b"sae_batch_tokens", "shape", b"shape", "sweep", b"sweep", "token_budget", b"token_budget"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__batch_size: _TypeAlias = _typing.Literal["batch_size"]  # noqa: Y015
     _WhichOneofArgType__batch_size: _TypeAlias = _typing.Literal["_batch_size", b"_batch_size"]  # noqa: Y015
@@ -684,6 +710,8 @@ class CheckMemoryRequest(_message.Message):
     _WhichOneofArgType__layer_number: _TypeAlias = _typing.Literal["_layer_number", b"_layer_number"]  # noqa: Y015
     _WhichOneofReturnType__max_sequence_length: _TypeAlias = _typing.Literal["max_sequence_length"]  # noqa: Y015
     _WhichOneofArgType__max_sequence_length: _TypeAlias = _typing.Literal["_max_sequence_length", b"_max_sequence_length"]  # noqa: Y015
+    _WhichOneofReturnType__processes: _TypeAlias = _typing.Literal["processes"]  # noqa: Y015
+    _WhichOneofArgType__processes: _TypeAlias = _typing.Literal["_processes", b"_processes"]  # noqa: Y015
     _WhichOneofReturnType__sae_batch_tokens: _TypeAlias = _typing.Literal["sae_batch_tokens"]  # noqa: Y015
     _WhichOneofArgType__sae_batch_tokens: _TypeAlias = _typing.Literal["_sae_batch_tokens", b"_sae_batch_tokens"]  # noqa: Y015
     @_typing.overload
@@ -698,6 +726,8 @@ class CheckMemoryRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__layer_number) -> _WhichOneofReturnType__layer_number | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_sequence_length) -> _WhichOneofReturnType__max_sequence_length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__processes) -> _WhichOneofReturnType__processes | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sae_batch_tokens) -> _WhichOneofReturnType__sae_batch_tokens | None: ...
 
