@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import mistudio_torch  # noqa: F401  before torch: it says how threads wait
 from benchmarks.peers import common
 
 if TYPE_CHECKING:

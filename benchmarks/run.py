@@ -53,6 +53,12 @@ def _corpus_memory() -> dict[str, Any]:
     return run()
 
 
+def _plan_memory() -> dict[str, Any]:
+    from benchmarks.plan_memory import CASES, figures
+
+    return figures(list(CASES))
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """A benchmark with options of its own."""
@@ -69,6 +75,7 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "watchers": _watchers,
     "model_bytes": _model_bytes,
     "corpus_memory": _corpus_memory,
+    "plan_memory": _plan_memory,
 }
 COMPARISONS = {
     "train_sae": Comparison(options=train_sae.options, run=train_sae.run),

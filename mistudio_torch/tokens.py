@@ -19,6 +19,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 
 _DOCUMENTS_A_CALL = 256
 _CHARACTERS_A_CALL = 1 << 20
+_DOCUMENTS_COUNTED = 1 << 12
 CPU_TOKENS = 2048
 """Tokens of a forward pass on a CPU, at most: what it works on stays in the cache."""
 
@@ -62,8 +63,13 @@ class TokenTable:
         """int64 (D,): real tokens of each document."""
         if not self.n_documents:
             return np.zeros(0, np.int64)
-        firsts_D = self.sequence_offsets_S[self.document_offsets_D[:-1]]
-        return np.asarray(np.add.reduceat(~self.special_T, firsts_D, dtype=np.int64))
+        firsts_D = self.sequence_offsets_S[self.document_offsets_D]
+        counts_D = np.empty(self.n_documents, np.int64)
+        for start in range(0, self.n_documents, _DOCUMENTS_COUNTED):  # reduceat widens all that it is given
+            ends = firsts_D[start : start + _DOCUMENTS_COUNTED + 1]
+            real = ~self.special_T[ends[0] : ends[-1]]
+            counts_D[start : start + _DOCUMENTS_COUNTED] = np.add.reduceat(real, ends[:-1] - ends[0], dtype=np.int64)
+        return counts_D
 
     def sequences(self, documents: Iterable[int]) -> list[tuple[int, int]]:
         """(first, past-last) token of every sequence of the documents, in their order."""
@@ -89,7 +95,7 @@ def tokenize(
     Returns the table and, int64 (D,), the number in the input of each document kept.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sequence_lengths, document_sequences, kept = array("q"), array("q"), array("q")
+    sequence_lengths, document_sequences, kept = array("i"), array("i"), array("q")
     seen = 0
     with (
         (folder / "ids").open("wb") as ids,
@@ -210,4 +216,6 @@ def _open(path: Path, dtype: type[np.generic]) -> Array:
 
 
 def _offsets(lengths: array[int]) -> Array:
-    return np.concatenate([np.zeros(1, np.int64), np.cumsum(np.asarray(lengths, np.int64))]).astype(np.int64)
+    offsets = np.zeros(len(lengths) + 1, np.int64)
+    np.cumsum(lengths, out=offsets[1:])
+    return offsets

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from mistudio_core.corpus.about import StoredCorpus
-from mistudio_core.corpus.documents import Document, content_digest, digest_is_heldout, iter_documents
+from mistudio_core.corpus.documents import Document, content_digest, is_heldout, iter_documents
 from mistudio_core.errors import InvalidInput
 from mistudio_torch.chat import chat_renderer
 from mistudio_torch.tokens import Tokenizer, TokenTable, tokenize
@@ -70,15 +70,13 @@ def read_corpus(
     Raises InvalidInput (CORPUS_EMPTY, CORPUS_NOT_UTF8, CORPUS_RECORD_INVALID), Unsupported for chats
     where the tokenizer has no chat template.
     """
-    ranks, flags = array("q"), array("b")
+    flags = array("b")
     render = chat_renderer(tokenizer, bos_id)
     total = stored.about.statistics.documents
 
     def texts() -> Iterator[str]:
         for document in iter_documents(stored.path):
-            digest = content_digest(document.content)
-            flags.append(digest_is_heldout(digest, heldout_fraction))
-            ranks.append(int.from_bytes(digest[:7], "big"))
+            flags.append(is_heldout(document.content, heldout_fraction))
             yield render(document)
 
     table, kept = tokenize(
@@ -95,8 +93,9 @@ def read_corpus(
             "The corpus holds no usable text: no document has a token of the model. Upload text of another kind.",
             reason="CORPUS_EMPTY",
         )
-    heldout_D = np.frombuffer(flags, np.int8).astype(np.bool_)
-    train, heldout = split(heldout_D[lines], np.frombuffer(ranks, np.int64)[lines])
+    heldout_D = np.frombuffer(flags, np.bool_)[lines]
+    one_sided = heldout_D.all() or not heldout_D.any()
+    train, heldout = split(heldout_D, _ranks(stored.path)[lines] if one_sided else heldout_D)
     return Corpus(
         path=stored.path,
         sha256=stored.sha256,
@@ -107,6 +106,14 @@ def read_corpus(
         real_tokens=table.real_tokens(),
         render=render,
     )
+
+
+def _ranks(path: Path) -> Array:
+    """int64: a number of each document's content, by which one is chosen where a side of the split is empty."""
+    found = array("q")
+    for document in iter_documents(path):
+        found.append(int.from_bytes(content_digest(document.content)[:7], "big"))
+    return np.frombuffer(found, np.int64)
 
 
 def split(flags_D: Array, ranks_D: Array) -> tuple[Array, Array]:

@@ -70,6 +70,9 @@ CUDA_BASE = 700_000_000
 """A CUDA context with the libraries' work spaces and the allocator's slack. Tabulated, not measured here."""
 
 _GATED_FEED_FORWARD = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2")
+_BOTH_WAYS = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "albert", "electra", "deberta", "deberta-v2")
+_BOTH_WAYS += ("t5", "mt5", "umt5")
+"""Families that predict no next token."""
 _EAGER_ATTENTION = ("gemma2", "t5", "mt5", "umt5", "deberta", "deberta-v2")
 """Families whose attention keeps the scores of all pairs of tokens; all others use the fused kernel."""
 
@@ -315,5 +318,5 @@ def code_bytes(w: Workload, sae: SaeSize) -> float:
 
 
 def whole_bytes(w: Workload) -> float:
-    """The whole model with its head, loaded beside the cut one where it fits."""
-    return w.facts.parameters * item_bytes(w) if w.whole_model else 0
+    """The whole model with its head, loaded beside the cut one where it fits; causal models only."""
+    return w.facts.parameters * item_bytes(w) if w.whole_model and w.facts.architecture not in _BOTH_WAYS else 0

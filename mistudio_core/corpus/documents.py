@@ -147,9 +147,4 @@ def content_digest(content: str) -> bytes:
 
 def is_heldout(content: str, fraction: float) -> bool:
     """Whether a document is held out: a function of its content alone, so copies fall on the same side."""
-    return digest_is_heldout(content_digest(content), fraction)
-
-
-def digest_is_heldout(digest: bytes, fraction: float) -> bool:
-    """`is_heldout` for the digest of a content."""
-    return int.from_bytes(digest[:8], "big") < fraction * 2.0**64
+    return int.from_bytes(content_digest(content)[:8], "big") < fraction * 2.0**64

@@ -19,7 +19,7 @@ from tests.e2e.conftest import training
 from tests.support.processes import control_process, kill_worker
 
 
-KILLS = int(os.environ.get("MISTUDIO_TEST_KILLS", "20"))
+KILLS = int(os.environ.get("MISTUDIO_TEST_KILLS", "5"))
 
 
 def finish(client: Client, job_id: str) -> train_service_pb2.GetTrainingResultResponse:

@@ -16,7 +16,7 @@ from mistudio_rpc.contract import installed
 from mistudio_rpc.devices import DevicePool
 from mistudio_rpc.json_out import to_json
 from mistudio_rpc.registry import ServiceEntry
-from mistudio_rpc.server import ServerConfig, running
+from mistudio_rpc.server import ControlServer, ServerConfig, running
 from mistudio_rpc.status import from_rpc_error
 from mistudio_train.convert_memory import shape_of
 from mistudio_train.service import TrainServicer
@@ -31,8 +31,8 @@ PHI_RUN = {"architecture": 2, "hidden_dim": 16_384, "layer_number": 16, "token_b
 class Train:
     """Calls Train's RPCs as any client would, and raises what the server raised."""
 
-    def __init__(self, channel: grpc.aio.Channel, token: str, nvml: FakeNvml) -> None:
-        self.channel, self.nvml = channel, nvml
+    def __init__(self, channel: grpc.aio.Channel, token: str, nvml: FakeNvml, server: ControlServer) -> None:
+        self.channel, self.nvml, self.server = channel, nvml, server
         self.metadata = (("authorization", f"Bearer {token}"),)
 
     async def __call__(self, name: str, request):
@@ -82,8 +82,8 @@ async def service(home, hub, monkeypatch):
     nvml = FakeNvml()
     entry = ServiceEntry(name="train", grpc_service=SERVICE, servicer=TrainServicer, worker="nobody:run")
     config = ServerConfig(home=home, devices=DevicePool(nvml=nvml))
-    async with running(config, [entry]), open_channel(home.control_target) as channel:
-        yield Train(channel, home.token().reveal(), nvml)
+    async with running(config, [entry]) as server, open_channel(home.control_target) as channel:
+        yield Train(channel, home.token().reveal(), nvml, server)
 
 
 def check(**fields) -> train.CheckMemoryRequest:
@@ -234,6 +234,18 @@ async def test_what_the_caller_left_open_is_settled_and_told_and_what_was_chosen
     with pytest.raises(LimitReached, match="It fits with") as refusal:
         await start(service, **run, batch_size=16, max_sequence_length=512)
     assert "batch_size" in refusal.value.message, "it is proposed, not done"
+    job = await service.server.runtime.queries.get(reply.job_id)
+    kept = train.StartTrainingRequest.FromString(job.request)
+    assert kept.batch_size < 16 and f"batch_size {kept.batch_size}" in reply.optimizations_applied
+    assert kept.dtype == 2 and not kept.enable_4bit, "what was chosen"
+    planned = float(reply.memory_check.removeprefix("passed: ").split(" GB")[0])
+    assert job.device_request.min_gpu_memory_gb == pytest.approx(planned, abs=0.05), "placed by what fits"
+    del run["dtype"]
+    service.nvml.cards = [FakeCard(total=9 * GIB, used=0)]
+    small = await start(service, **run)
+    stored = (await service.server.runtime.queries.get(small.job_id)).request
+    assert "enable_4bit true" in small.optimizations_applied
+    assert train.StartTrainingRequest.FromString(stored).enable_4bit
     service.nvml.cards = [FakeCard(capability=(3, 7))]
     with pytest.raises(Unsupported, match="capability"):
         await start(service, gpu_id=0)
