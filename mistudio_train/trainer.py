@@ -146,7 +146,7 @@ class Trainer:
         on a GPU `check` does, later.
         """
         progress, done = self.progress, self.progress.tokens / self.total_tokens
-        rate = self.peak_rate * rate_factor(done)
+        rate = self.peak_rate * rate_factor(done, (progress.tokens + len(x_BD)) / self.total_tokens)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         x_BD = x_BD.to(self.device, non_blocking=True)
@@ -239,10 +239,13 @@ class Trainer:
         )
 
 
-def rate_factor(done: float) -> float:
-    """Share of the peak rate at share `done` of the tokens: linear warm-up over 5 %, linear decay in the last 20 %."""
-    warm_up = min(1.0, (done + 1e-3) / _WARM_UP)
-    return max(1e-3, min(warm_up, (1.0 - done) / _DECAY))
+def rate_factor(before: float, after: float) -> float:
+    """Share of the peak rate in a step between two shares of the tokens.
+
+    Linear warm-up over 5 %, by the end of the step: a run of few steps does not lose its first. Linear
+    decay in the last 20 %, by its start.
+    """
+    return max(1e-3, min(1.0, after / _WARM_UP, (1.0 - before) / _DECAY))
 
 
 def _check(x_ND: Tensor, width: int, what: str) -> None:

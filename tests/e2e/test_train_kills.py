@@ -18,7 +18,6 @@ from mistudio_rpc.client import Client
 from tests.e2e.conftest import training
 from tests.support.processes import control_process, kill_worker
 
-
 KILLS = int(os.environ.get("MISTUDIO_TEST_KILLS", "5"))
 
 

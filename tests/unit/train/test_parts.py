@@ -84,5 +84,6 @@ def test_sampled_documents_fit():
 
 
 def test_learning_rate():
-    assert rate_factor(0.0) < 0.05 and rate_factor(0.05) == 1 and rate_factor(0.8) == pytest.approx(1)
-    assert rate_factor(0.9) == pytest.approx(0.5) and 0 < rate_factor(1.0) < 0.01
+    assert rate_factor(0.0, 0.01) == pytest.approx(0.2) and rate_factor(0.04, 0.05) == 1
+    assert rate_factor(0.8, 0.81) == pytest.approx(1)
+    assert rate_factor(0.9, 0.91) == pytest.approx(0.5) and 0 < rate_factor(1.0, 1.01) < 0.01
