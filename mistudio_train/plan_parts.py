@@ -70,8 +70,8 @@ CUDA_BASE = 700_000_000
 """A CUDA context with the libraries' work spaces and the allocator's slack. Tabulated, not measured here."""
 
 _GATED_FEED_FORWARD = ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "olmo2")
-_BOTH_WAYS = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "albert", "electra", "deberta", "deberta-v2")
-_BOTH_WAYS += ("t5", "mt5", "umt5")
+_ENCODERS = ("bert", "roberta", "xlm-roberta", "distilbert", "mpnet", "albert", "electra", "deberta", "deberta-v2")
+_BOTH_WAYS = (*_ENCODERS, "t5", "mt5", "umt5")
 """Families that predict no next token."""
 _EAGER_ATTENTION = ("gemma2", "t5", "mt5", "umt5", "deberta", "deberta-v2")
 """Families whose attention keeps the scores of all pairs of tokens; all others use the fused kernel."""
