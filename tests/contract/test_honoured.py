@@ -135,7 +135,7 @@ ELSEWHERE = {
     },
     "StartFindRequest": {
         "wait_for_training": "tests/e2e/test_bad_input.py::test_find_on_an_unfinished_job",
-        "sae_name": "tests/e2e/test_sweep.py",
+        "sae_name": "tests/e2e/test_several_saes.py",
         "request_id": "tests/e2e/test_api.py::test_sixteen_equal_starts",
         "evidence_text": "only full is not reserved, and it is what an unset field means",
     },
