@@ -175,8 +175,8 @@ def test_a_wrong_type(pipeline: Pipeline):
 
 
 def test_a_field_of_a_later_release(pipeline: Pipeline):
-    refused(start(pipeline, architecture="gated"), 400, "UNSUPPORTED", "gated", "Use topk or standard")
-    refused(start(pipeline, enable_4bit=True), 400, "UNSUPPORTED", "enable_4bit")
+    refused(start(pipeline, auto_layer=True), 400, "UNSUPPORTED", "auto_layer", "Set layer_number")
+    refused(start(pipeline, cache_activations=True), 400, "UNSUPPORTED", "cache_activations")
     find = {"training_job_id": pipeline.train, "evidence_text": "redacted"}
     refused(pipeline.http.post("/api/v1/find", json=find), 400, "UNSUPPORTED", "redacted")
     refused(pipeline.http.get("/api/v1/find/search", params={"query": "x"}), 400, "UNSUPPORTED", "SearchFeatures")

@@ -10,6 +10,15 @@ from mistudio.train.v1 import train_service_pb2
 
 from mistudio_core.errors import InvalidInput
 from tests.e2e.conftest import Pipeline, training
+from tests.support import tinymodels
+
+
+@pytest.fixture(scope="module", autouse=True)
+def corpus(pipeline: Pipeline, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """A corpus of this file's own: other tests of the folder may delete theirs."""
+    path = tmp_path_factory.mktemp("several") / "several.txt"
+    path.write_text("\n".join(tinymodels.sentences(400)))
+    pipeline.client.upload_corpus(path)
 
 
 def ended(pipeline: Pipeline, job_id: str) -> None:
@@ -29,7 +38,7 @@ def result_of(
 
 def test_a_sweep_has_a_result_for_each_and_find_takes_one(pipeline: Pipeline):
     sweep = train_service_pb2.Sweep(widths=[48, 64], seeds=[0, 1])
-    result = result_of(pipeline, training(max_epochs=1, sweep=sweep))
+    result = result_of(pipeline, training(corpus_file="several.txt", max_epochs=1, sweep=sweep))
     assert [s.name for s in result.saes] == ["width48_seed0", "width48_seed1", "width64_seed0", "width64_seed1"]
     assert len({s.sae_sha256 for s in result.saes}) == 4 and all(s.training_stats.fvu > 0 for s in result.saes)
     uris = {a.uri.partition(result.job_id)[2] for a in result.artifacts}
@@ -46,7 +55,9 @@ def test_a_sweep_has_a_result_for_each_and_find_takes_one(pipeline: Pipeline):
 
 
 def test_a_transcoder_of_an_mlp_and_its_loss_recovered(pipeline: Pipeline):
-    request = training(max_epochs=1, hook=sae_pb2.HOOK_MODULE, module_path="layers.1.mlp.input")
+    request = training(
+        corpus_file="several.txt", max_epochs=1, hook=sae_pb2.HOOK_MODULE, module_path="layers.1.mlp.input"
+    )
     request.ClearField("layer_number")
     request.output_hook_name = "blocks.1.hook_mlp_out"
     result = result_of(pipeline, request)

@@ -95,7 +95,7 @@ def test_a_model_is_checked_without_its_weights(shared):
         (("train", "--model", MODEL, "--corpus", "none.txt"), "CORPUS_NOT_FOUND", "upload"),
         (("train", "--model", MODEL, "--corpus", "x", "--learning-rate", "nan"), "INVALID_FIELD", "learning_rate"),
         (("train", "--model", MODEL, "--corpus", "x", "--hidden-dim", "0"), "INVALID_FIELD", "hidden_dim"),
-        (("train", "--model", MODEL, "--corpus", "x", "--architecture", "gated"), "UNSUPPORTED", "topk"),
+        (("train", "--model", MODEL, "--corpus", "x", "--k", "8"), "UNSUPPORTED", "topk"),
         (("find", "train_20260101_000000_0011223344556677"), "JOB_NOT_FOUND", "not found"),
         (("export", "train_20260101_000000_0011223344556677", "--format", "csv"), "INVALID_FIELD", "safetensors"),
     ],
