@@ -175,7 +175,8 @@ def _parts(w: Workload) -> Iterator[Part]:
     block = block_bytes(w)
     yield part("activations of a block", block, HARVEST, START, TRAIN, EVALUATE, WRITE, host=True)
     yield part("block, normalised", block / w.hooks * w.hooks_of_one, TRAIN, host=True)
-    yield part("first block in float64", START_ARRAYS * block / w.hooks, START, host=True)
+    begin = max(START_ARRAYS * block / w.hooks, *(first_bytes(s) for s in w.saes))
+    yield part("normalisation and first weights", begin, START, host=True)
     every = sum(s.weights for s in w.saes)
     yield part("SAE weights", every, *PHASES[2:])
     yield part("optimiser moments", 2 * every, *PHASES[3:])
@@ -276,6 +277,11 @@ def step_bytes(w: Workload, sae: SaeSize) -> float:
     groups = GROUPS.get(sae.architecture, 1)
     piece = min(GPU_SLICE_BYTES if w.on_gpu else SLICE_BYTES, F4 * s * sae.d_sae)
     return max(0.0, row * (groups + 3) + PAIR_BYTES * s * sae.k + piece - kept_bytes(w))
+
+
+def first_bytes(sae: SaeSize) -> float:
+    """Making first weights: directions, noise and their copies, and pre-activations of a sample of tokens."""
+    return 2.5 * sae.weights + 2 * F4 * EVALUATE_ROWS * sae.d_sae
 
 
 def loading_bytes(w: Workload) -> float:
