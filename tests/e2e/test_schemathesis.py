@@ -33,6 +33,8 @@ def test_no_generated_request_is_a_server_error(pipeline: Pipeline, tmp_path: Pa
         timeout=400,
     )
     assert done.returncode == 0, done.stdout[-9000:]
-    for job in pipeline.http.get("/api/v1/jobs", params={"page_size": 1000}).json()["jobs"]:
-        if job["status"] in ("queued", "running"):
-            pipeline.http.post(f"/api/v1/jobs/{job['job_id']}/cancel", json={})
+    for service in ("scratch", "train", "find", "explain"):  # what it started must not stand before the next test's
+        listed = pipeline.http.get("/api/v1/jobs", params={"service": service, "page_size": 1000}).json()
+        for job in listed["jobs"]:
+            if job["status"] in ("queued", "running", "paused"):
+                pipeline.http.post(f"/api/v1/jobs/{job['job_id']}/cancel", json={}).raise_for_status()

@@ -179,6 +179,7 @@ class ActivationStatistics(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     HISTOGRAM_EDGES_FIELD_NUMBER: _builtins.int
     HISTOGRAM_COUNTS_FIELD_NUMBER: _builtins.int
+    SKEW_FIELD_NUMBER: _builtins.int
     mean: _builtins.float
     """Mean activation over the tokens on which it fires."""
     std: _builtins.float
@@ -191,6 +192,8 @@ class ActivationStatistics(_message.Message):
     """Tokens on which it fires."""
     documents: _builtins.int
     """Documents in which it fires."""
+    skew: _builtins.float
+    """Skewness over the tokens on which it fires; 0 where they are all equal."""
     @_builtins.property
     def histogram_edges(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Lower edges of the histogram's bins and the last upper edge."""
@@ -210,14 +213,243 @@ class ActivationStatistics(_message.Message):
         documents: _builtins.int = ...,
         histogram_edges: _abc.Iterable[_builtins.float] | None = ...,
         histogram_counts: _abc.Iterable[_builtins.int] | None = ...,
+        skew: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "documents", b"documents", "frequency", b"frequency", "histogram_counts", b"histogram_counts", "histogram_edges", b"histogram_edges", "max", b"max", "mean", b"mean", "std", b"std"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "documents", b"documents", "frequency", b"frequency", "histogram_counts", b"histogram_counts", "histogram_edges", b"histogram_edges", "max", b"max", "mean", b"mean", "skew", b"skew", "std", b"std"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ActivationStatistics: _TypeAlias = ActivationStatistics  # noqa: Y015
+
+@_typing.final
+class Driver(_message.Message):
+    """A token, word or run of words that drives a feature."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TEXT_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    SHARE_FIELD_NUMBER: _builtins.int
+    LIFT_FIELD_NUMBER: _builtins.int
+    text: _builtins.str
+    """The text."""
+    count: _builtins.int
+    """Tokens of it on which the feature fires; for runs of words, how many of them."""
+    share: _builtins.float
+    """Its share of the feature's activation, 0 to 1."""
+    lift: _builtins.float
+    """How many times more often it stands where the feature fires than in the corpus; 1 is no difference."""
+    def __init__(
+        self,
+        *,
+        text: _builtins.str = ...,
+        count: _builtins.int = ...,
+        share: _builtins.float = ...,
+        lift: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["count", b"count", "lift", b"lift", "share", b"share", "text", b"text"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Driver: _TypeAlias = Driver  # noqa: Y015
+
+@_typing.final
+class Spread(_message.Message):
+    """Where in its documents a feature fires, and in how many."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TENTHS_FIELD_NUMBER: _builtins.int
+    FIRST_TOKEN_SHARE_FIELD_NUMBER: _builtins.int
+    DOCUMENT_SHARE_FIELD_NUMBER: _builtins.int
+    TOKENS_A_DOCUMENT_FIELD_NUMBER: _builtins.int
+    first_token_share: _builtins.float
+    """Share of its activation that stands on a document's first token, 0 to 1."""
+    document_share: _builtins.float
+    """Share of the corpus's documents in which it fires, 0 to 1."""
+    tokens_a_document: _builtins.float
+    """Mean number of tokens on which it fires in a document where it does."""
+    @_builtins.property
+    def tenths(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Tokens on which it fires by tenth of their document, first to last."""
+
+    def __init__(
+        self,
+        *,
+        tenths: _abc.Iterable[_builtins.int] | None = ...,
+        first_token_share: _builtins.float = ...,
+        document_share: _builtins.float = ...,
+        tokens_a_document: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["document_share", b"document_share", "first_token_share", b"first_token_share", "tenths", b"tenths", "tokens_a_document", b"tokens_a_document"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Spread: _TypeAlias = Spread  # noqa: Y015
+
+@_typing.final
+class Outlier(_message.Message):
+    """An activation far above what the feature's others would lead to expect."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DOCUMENT_FIELD_NUMBER: _builtins.int
+    POSITION_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
+    DEVIATIONS_FIELD_NUMBER: _builtins.int
+    document: _builtins.int
+    """Number of the document in the corpus, from 0."""
+    position: _builtins.int
+    """Position of the token in the document, from 0."""
+    activation: _builtins.float
+    """The activation."""
+    deviations: _builtins.float
+    """Distance from the median in scaled median absolute deviations."""
+    def __init__(
+        self,
+        *,
+        document: _builtins.int = ...,
+        position: _builtins.int = ...,
+        activation: _builtins.float = ...,
+        deviations: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation", b"activation", "deviations", b"deviations", "document", b"document", "position", b"position"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Outlier: _TypeAlias = Outlier  # noqa: Y015
+
+@_typing.final
+class Neighbour(_message.Message):
+    """Another feature of the same SAE."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_ID_FIELD_NUMBER: _builtins.int
+    SIMILARITY_FIELD_NUMBER: _builtins.int
+    feature_id: _builtins.int
+    """Index of the other feature."""
+    similarity: _builtins.float
+    """How alike they are: cosine of the decoder directions, or of the activations; -1 to 1."""
+    def __init__(
+        self,
+        *,
+        feature_id: _builtins.int = ...,
+        similarity: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature_id", b"feature_id", "similarity", b"similarity"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Neighbour: _TypeAlias = Neighbour  # noqa: Y015
+
+@_typing.final
+class LogitEffect(_message.Message):
+    """A token of the model's vocabulary and how a feature moves its logit."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOKEN_FIELD_NUMBER: _builtins.int
+    TOKEN_ID_FIELD_NUMBER: _builtins.int
+    EFFECT_FIELD_NUMBER: _builtins.int
+    token: _builtins.str
+    """The token as text."""
+    token_id: _builtins.int
+    """Its id in the model's vocabulary."""
+    effect: _builtins.float
+    """Change of its logit for one unit of activation, the mean over the vocabulary taken off."""
+    def __init__(
+        self,
+        *,
+        token: _builtins.str = ...,
+        token_id: _builtins.int = ...,
+        effect: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["effect", b"effect", "token", b"token", "token_id", b"token_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LogitEffect: _TypeAlias = LogitEffect  # noqa: Y015
+
+@_typing.final
+class Association(_message.Message):
+    """How a feature goes with a label, group or period of the corpus, over documents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    COLUMN_FIELD_NUMBER: _builtins.int
+    VALUE_FIELD_NUMBER: _builtins.int
+    AUROC_FIELD_NUMBER: _builtins.int
+    LIFT_FIELD_NUMBER: _builtins.int
+    Q_VALUE_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    column: _builtins.str
+    """What the documents carry: the label's column, "group" or "period"."""
+    value: _builtins.str
+    """The label, group or period, for example "toxic" or "2026-03"."""
+    auroc: _builtins.float
+    """Chance that a document with it has a higher peak than one without, 0 to 1; 0.5 is no association."""
+    lift: _builtins.float
+    """How many times more often documents in which the feature fires carry it than all documents."""
+    q_value: _builtins.float
+    """Chance of an AUROC as far from 0.5 without an association, corrected for the number of comparisons."""
+    documents: _builtins.int
+    """Documents that carry it."""
+    def __init__(
+        self,
+        *,
+        column: _builtins.str = ...,
+        value: _builtins.str = ...,
+        auroc: _builtins.float = ...,
+        lift: _builtins.float = ...,
+        q_value: _builtins.float = ...,
+        documents: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["auroc", b"auroc", "column", b"column", "documents", b"documents", "lift", b"lift", "q_value", b"q_value", "value", b"value"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Association: _TypeAlias = Association  # noqa: Y015
+
+@_typing.final
+class Indicator(_message.Message):
+    """A named figure between 0 and 1, such as how strongly a behaviour shows."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name in the rules, for example "refusal"."""
+    score: _builtins.float
+    """How strongly it shows, 0 to 1."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        score: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "score", b"score"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Indicator: _TypeAlias = Indicator  # noqa: Y015
 
 @_typing.final
 class Feature(_message.Message):
@@ -238,6 +470,24 @@ class Feature(_message.Message):
     SAE_SHA256_FIELD_NUMBER: _builtins.int
     QUANTILE_ACTIVATIONS_FIELD_NUMBER: _builtins.int
     CONTRAST_TEXTS_FIELD_NUMBER: _builtins.int
+    NEAR_CONTRAST_TEXTS_FIELD_NUMBER: _builtins.int
+    CONFIDENCE_FIELD_NUMBER: _builtins.int
+    IMPORTANCE_FIELD_NUMBER: _builtins.int
+    SEMANTIC_TAGS_FIELD_NUMBER: _builtins.int
+    BEHAVIORAL_INDICATORS_FIELD_NUMBER: _builtins.int
+    COMPLEXITY_MEASURES_FIELD_NUMBER: _builtins.int
+    DRIVING_TOKENS_FIELD_NUMBER: _builtins.int
+    DRIVING_PHRASES_FIELD_NUMBER: _builtins.int
+    SPREAD_FIELD_NUMBER: _builtins.int
+    OUTLIERS_FIELD_NUMBER: _builtins.int
+    DIVERSITY_FIELD_NUMBER: _builtins.int
+    NEAREST_BY_DECODER_FIELD_NUMBER: _builtins.int
+    NEAREST_BY_ACTIVATION_FIELD_NUMBER: _builtins.int
+    MAP_X_FIELD_NUMBER: _builtins.int
+    MAP_Y_FIELD_NUMBER: _builtins.int
+    PROMOTED_TOKENS_FIELD_NUMBER: _builtins.int
+    SUPPRESSED_TOKENS_FIELD_NUMBER: _builtins.int
+    ASSOCIATIONS_FIELD_NUMBER: _builtins.int
     feature_id: _builtins.int
     """Index of the feature in its SAE, from 0."""
     coherence_score: _builtins.float
@@ -254,6 +504,18 @@ class Feature(_message.Message):
     """How involved its pattern is."""
     sae_sha256: _builtins.str
     """SHA-256 of the SAE's weights: with feature_id it names the feature."""
+    near_contrast_texts: _builtins.int
+    """How many of contrast_texts, the last ones, were chosen for their likeness."""
+    confidence: _builtins.float
+    """How sure the evidence is, 0 to 1: how many texts there are and how well they agree."""
+    importance: _builtins.float
+    """Its share of what the SAE writes, beside the largest, 0 to 1: mean activation over all tokens times the decoder's norm."""
+    diversity: _builtins.float
+    """How different its top texts are from each other, 0 to 1."""
+    map_x: _builtins.float
+    """Place on the map of all decoder directions, across, 0 to 1."""
+    map_y: _builtins.float
+    """Place on the map of all decoder directions, upwards, 0 to 1."""
     @_builtins.property
     def pattern_keywords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Words that set its texts apart from the corpus, best first."""
@@ -272,7 +534,55 @@ class Feature(_message.Message):
 
     @_builtins.property
     def contrast_texts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Texts on which it stays silent."""
+        """Texts on which it stays silent: random ones, then those most like its own."""
+
+    @_builtins.property
+    def semantic_tags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Subjects by the tag rules, best first."""
+
+    @_builtins.property
+    def behavioral_indicators(self) -> _containers.RepeatedCompositeFieldContainer[Global___Indicator]:
+        """Behaviours by the rules, strongest first."""
+
+    @_builtins.property
+    def complexity_measures(self) -> _containers.RepeatedCompositeFieldContainer[Global___Indicator]:
+        """The measures behind complexity, each 0 to 1."""
+
+    @_builtins.property
+    def driving_tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___Driver]:
+        """Tokens that drive it, by share of its activation."""
+
+    @_builtins.property
+    def driving_phrases(self) -> _containers.RepeatedCompositeFieldContainer[Global___Driver]:
+        """Runs of two and three words around its strongest tokens that set them apart, best first."""
+
+    @_builtins.property
+    def spread(self) -> Global___Spread:
+        """Where it fires."""
+
+    @_builtins.property
+    def outliers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Outlier]:
+        """Activations far from its others, largest first."""
+
+    @_builtins.property
+    def nearest_by_decoder(self) -> _containers.RepeatedCompositeFieldContainer[Global___Neighbour]:
+        """Features with the most similar decoder directions."""
+
+    @_builtins.property
+    def nearest_by_activation(self) -> _containers.RepeatedCompositeFieldContainer[Global___Neighbour]:
+        """Features that fire on the same tokens most."""
+
+    @_builtins.property
+    def promoted_tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogitEffect]:
+        """Tokens whose logits it raises most; only for causal models."""
+
+    @_builtins.property
+    def suppressed_tokens(self) -> _containers.RepeatedCompositeFieldContainer[Global___LogitEffect]:
+        """Tokens whose logits it lowers most; only for causal models."""
+
+    @_builtins.property
+    def associations(self) -> _containers.RepeatedCompositeFieldContainer[Global___Association]:
+        """How it goes with what the corpus's documents carry, strongest first."""
 
     def __init__(
         self,
@@ -290,11 +600,36 @@ class Feature(_message.Message):
         sae_sha256: _builtins.str = ...,
         quantile_activations: _abc.Iterable[Global___TopActivation] | None = ...,
         contrast_texts: _abc.Iterable[_builtins.str] | None = ...,
+        near_contrast_texts: _builtins.int = ...,
+        confidence: _builtins.float = ...,
+        importance: _builtins.float = ...,
+        semantic_tags: _abc.Iterable[_builtins.str] | None = ...,
+        behavioral_indicators: _abc.Iterable[Global___Indicator] | None = ...,
+        complexity_measures: _abc.Iterable[Global___Indicator] | None = ...,
+        driving_tokens: _abc.Iterable[Global___Driver] | None = ...,
+        driving_phrases: _abc.Iterable[Global___Driver] | None = ...,
+        spread: Global___Spread | None = ...,
+        outliers: _abc.Iterable[Global___Outlier] | None = ...,
+        diversity: _builtins.float = ...,
+        nearest_by_decoder: _abc.Iterable[Global___Neighbour] | None = ...,
+        nearest_by_activation: _abc.Iterable[Global___Neighbour] | None = ...,
+        map_x: _builtins.float | None = ...,
+        map_y: _builtins.float | None = ...,
+        promoted_tokens: _abc.Iterable[Global___LogitEffect] | None = ...,
+        suppressed_tokens: _abc.Iterable[Global___LogitEffect] | None = ...,
+        associations: _abc.Iterable[Global___Association] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["activation_statistics", b"activation_statistics"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_map_x", b"_map_x", "_map_y", b"_map_y", "activation_statistics", b"activation_statistics", "map_x", b"map_x", "map_y", b"map_y", "spread", b"spread"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["activation_statistics", b"activation_statistics", "category_confidence", b"category_confidence", "coherence_score", b"coherence_score", "complexity", b"complexity", "contrast_texts", b"contrast_texts", "dead", b"dead", "feature_id", b"feature_id", "pattern_category", b"pattern_category", "pattern_keywords", b"pattern_keywords", "quality_level", b"quality_level", "quantile_activations", b"quantile_activations", "sae_sha256", b"sae_sha256", "top_activations", b"top_activations"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_map_x", b"_map_x", "_map_y", b"_map_y", "activation_statistics", b"activation_statistics", "associations", b"associations", "behavioral_indicators", b"behavioral_indicators", "category_confidence", b"category_confidence", "coherence_score", b"coherence_score", "complexity", b"complexity", "complexity_measures", b"complexity_measures", "confidence", b"confidence", "contrast_texts", b"contrast_texts", "dead", b"dead", "diversity", b"diversity", "driving_phrases", b"driving_phrases", "driving_tokens", b"driving_tokens", "feature_id", b"feature_id", "importance", b"importance", "map_x", b"map_x", "map_y", b"map_y", "near_contrast_texts", b"near_contrast_texts", "nearest_by_activation", b"nearest_by_activation", "nearest_by_decoder", b"nearest_by_decoder", "outliers", b"outliers", "pattern_category", b"pattern_category", "pattern_keywords", b"pattern_keywords", "promoted_tokens", b"promoted_tokens", "quality_level", b"quality_level", "quantile_activations", b"quantile_activations", "sae_sha256", b"sae_sha256", "semantic_tags", b"semantic_tags", "spread", b"spread", "suppressed_tokens", b"suppressed_tokens", "top_activations", b"top_activations"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__map_x: _TypeAlias = _typing.Literal["map_x"]  # noqa: Y015
+    _WhichOneofArgType__map_x: _TypeAlias = _typing.Literal["_map_x", b"_map_x"]  # noqa: Y015
+    _WhichOneofReturnType__map_y: _TypeAlias = _typing.Literal["map_y"]  # noqa: Y015
+    _WhichOneofArgType__map_y: _TypeAlias = _typing.Literal["_map_y", b"_map_y"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__map_x) -> _WhichOneofReturnType__map_x | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__map_y) -> _WhichOneofReturnType__map_y | None: ...
 
 Global___Feature: _TypeAlias = Feature  # noqa: Y015

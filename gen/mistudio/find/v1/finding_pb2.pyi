@@ -71,6 +71,10 @@ class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFo
     """Neuronpedia's export tree."""
     EXPORT_FORMAT_DELPHI: _ExportFormat.ValueType  # 9
     """delphi's cache layout."""
+    EXPORT_FORMAT_ZIP: _ExportFormat.ValueType  # 10
+    """All single-file formats in one ZIP."""
+    EXPORT_FORMAT_SAEDASHBOARD: _ExportFormat.ValueType  # 11
+    """SAEDashboard's JSON, as Neuronpedia takes it."""
 
 class ExportFormat(_ExportFormat, metaclass=_ExportFormatEnumTypeWrapper):
     """A form in which an analysis is downloaded."""
@@ -95,6 +99,10 @@ EXPORT_FORMAT_NEURONPEDIA: ExportFormat.ValueType  # 8
 """Neuronpedia's export tree."""
 EXPORT_FORMAT_DELPHI: ExportFormat.ValueType  # 9
 """delphi's cache layout."""
+EXPORT_FORMAT_ZIP: ExportFormat.ValueType  # 10
+"""All single-file formats in one ZIP."""
+EXPORT_FORMAT_SAEDASHBOARD: ExportFormat.ValueType  # 11
+"""SAEDashboard's JSON, as Neuronpedia takes it."""
 Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
 
 @_typing.final
