@@ -1,56 +1,90 @@
 """Memory and speed of corpora: `python -m benchmarks.corpus_memory` prints one JSON line.
 
-Short labelled documents are uploaded (through the intake), tokenised, and trained on with a tiny model,
-each in a process of its own, at 100,000 and at 1,000,000 documents. `peak_anon_mb` is memory that cannot be
-given back (sampled), `peak_rss_mb` counts the mapped pages of files too; both less what was there before.
+Short labelled documents are uploaded (through the intake), tokenised, and trained on with a tiny model (harvest,
+training, figures and codes), each in a process of its own, at 100,000, 300,000 and 1,000,000 documents.
+`peak_anon_mb` is memory that cannot be given back (sampled from outside), `peak_rss_mb` counts the mapped pages of
+files too; both less what was there before. `growth` is the rise of the first by document.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import random
-import resource
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from mistudio_core import hostmemory
+
 STAGES = ("upload", "tokenise", "train")
-SIZES = (100_000, 1_000_000)
+SIZES = (100_000, 300_000, 1_000_000)
 _PIECE = 1 << 20
+_EVERY = 0.01
 
 
 def run(sizes: tuple[int, ...] = SIZES, stages: tuple[str, ...] = STAGES) -> dict[str, Any]:
-    """Documents a second and peaks by stage and size."""
-    found: dict[str, Any] = {}
+    """Documents a second and peaks by stage and size, and what a stage grows by."""
+    rows = []
     with TemporaryDirectory() as folder:
         _model(Path(folder) / "models" / "tiny")
         for size in sizes:
             for stage in stages:
-                command = [sys.executable, "-m", "benchmarks.corpus_memory", "--child", stage, folder, str(size)]
-                done = subprocess.run(command, check=True, capture_output=True, text=True)
-                found.setdefault(stage, {})[str(size)] = json.loads(done.stdout.splitlines()[-1])
+                rows.append({"stage": stage, "documents": size} | _watched(stage, folder, size))
+                print(json.dumps(rows[-1]), file=sys.stderr)
+    return {"rows": rows, "growth": growth(rows)}
+
+
+def growth(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """For each stage the bytes that a document more takes, from one size to the next larger one."""
+    found = []
+    for stage in dict.fromkeys(row["stage"] for row in rows):
+        own = sorted((row for row in rows if row["stage"] == stage), key=lambda row: int(row["documents"]))
+        for less, more in itertools.pairwise(own):
+            taken = (more["peak_anon_mb"] - less["peak_anon_mb"]) * 2**20
+            each = taken / (more["documents"] - less["documents"])
+            span = {"from": less["documents"], "to": more["documents"]}
+            found.append({"stage": stage, **span, "bytes_a_document": round(each, 1)})
     return found
+
+
+def _watched(stage: str, folder: str, documents: int) -> dict[str, Any]:
+    """Runs a stage in a process of its own; its memory is sampled from here, where nothing of it can stand in the way.
+
+    The process writes a line once its imports are done, and its figures at the end.
+    """
+    command = [sys.executable, "-m", "benchmarks.corpus_memory", "--child", stage, folder, str(documents)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+        if child.stdout is None or not child.stdout.readline():
+            raise SystemExit(f"{stage} of {documents} documents did not start")
+        before = peak = _anonymous_mb(child.pid)
+        while child.poll() is None:
+            peak = max(peak, _anonymous_mb(child.pid))
+            time.sleep(_EVERY)
+        last = child.stdout.read().splitlines()[-1:]
+    if child.returncode or not last:
+        raise SystemExit(f"{stage} of {documents} documents failed")
+    return json.loads(last[0]) | {"peak_anon_mb": round(peak - before, 1)}
 
 
 def _model(folder: Path) -> None:
     from tests.support.tinymodels import make
 
-    make(folder, "gpt2", layers=2)
+    make(folder, "gpt2", layers=1)
 
 
 def _pieces(documents: int) -> Iterator[bytes]:
-    """JSON lines of 5 to 10 words, every text another one, in pieces of a mebibyte."""
+    """JSON lines of 4 to 7 words, every text another one, in pieces of a mebibyte."""
     from tests.support.tinymodels import WORDS
 
     rng, held = random.Random(documents), bytearray()
     for number in range(documents):
-        text = " ".join(rng.choices(WORDS[4:], k=rng.randint(4, 9)))
+        text = " ".join(rng.choices(WORDS[4:], k=rng.randint(3, 6)))
         record = {"text": f"{text} {number}", "topic": f"t{number % 40}", "who": f"author {number % 50_000}"}
         held += json.dumps(record).encode() + b"\n"
         while len(held) >= _PIECE:
@@ -84,7 +118,7 @@ def _tokenise(folder: Path, documents: int) -> None:
         open_corpus(_context(folder, documents).input("corpus")),
         AutoTokenizer.from_pretrained(folder / "models" / "tiny"),
         folder / str(documents) / "tokens",
-        max_sequence_length=32,
+        max_sequence_length=16,
         bos_id=2,
         heldout_fraction=0.1,
         on_batch=lambda _documents, _total: None,
@@ -104,8 +138,9 @@ def _train(folder: Path, documents: int) -> None:
         k=4,
         max_epochs=1,
         min_loss=0.0,
-        max_sequence_length=32,
+        max_sequence_length=16,
         batch_size=128,
+        splice_tokens=0,
         checkpoint_interval_seconds=3600.0,
     )
     job.run(config, _context(folder, documents))
@@ -121,13 +156,10 @@ def _context(folder: Path, documents: int) -> Any:
     return LocalContext(folder / str(documents), inputs={"corpus": context.store.open(record)})
 
 
-def _anonymous_mb() -> float:
-    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
-    return int(line.split()[1]) / 1024
-
-
-def _resident_mb() -> float:
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def _anonymous_mb(pid: int) -> float:
+    """Memory of a process that is no file's; 0 once it has ended."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("RssAnon")), 0.0)
 
 
 def _child(stage: str, folder: Path, documents: int) -> None:
@@ -137,31 +169,13 @@ def _child(stage: str, folder: Path, documents: int) -> None:
     import mistudio_train.job  # noqa: F401
     import tests.support.tinymodels  # noqa: F401
 
-    peak, over = _anonymous_mb(), threading.Event()
-
-    def sample() -> None:
-        nonlocal peak
-        while not over.wait(0.02):
-            peak = max(peak, _anonymous_mb())
-
-    before, anonymous = _resident_mb(), peak
-    sampler = threading.Thread(target=sample)
-    sampler.start()
-    began = time.monotonic()
+    hostmemory.reset_peak()
+    print("ready", flush=True)
+    before, began = hostmemory.resident_bytes(), time.monotonic()
     {"upload": _upload, "tokenise": _tokenise, "train": _train}[stage](folder, documents)
     seconds = time.monotonic() - began
-    over.set()
-    sampler.join()
-    print(
-        json.dumps(
-            {
-                "documents_per_s": round(documents / seconds),
-                "seconds": round(seconds, 1),
-                "peak_anon_mb": round(peak - anonymous, 1),
-                "peak_rss_mb": round(_resident_mb() - before, 1),
-            }
-        )
-    )
+    figures = {"documents_per_s": round(documents / seconds), "seconds": round(seconds, 1)}
+    print(json.dumps(figures | {"peak_rss_mb": round((hostmemory.peak_resident_bytes() - before) / 2**20, 1)}))
 
 
 def main() -> None:

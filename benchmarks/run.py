@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import synthetic, tables, train_sae, train_text
+from benchmarks import find, synthetic, tables, train_sae, train_text
 from benchmarks.peers.common import BadFile
 from mistudio_core.errors import MistudioError
 
@@ -81,9 +81,11 @@ COMPARISONS = {
     "train_sae": Comparison(options=train_sae.options, run=train_sae.run),
     "train_text": Comparison(options=train_text.options, run=train_text.run),
     "synthetic": Comparison(options=synthetic.options, run=synthetic.run),
+    "find": Comparison(options=find.options, run=find.run),
 }
 _VERSIONS: tuple[str, ...] = ("grpcio", "protobuf", "sqlalchemy", "starlette", "uvicorn")
 _TRAINING_VERSIONS: tuple[str, ...] = ("mistudio", "numpy", "torch", "transformers")
+_OF_TRAINING: tuple[str, ...] = ("model_bytes", "corpus_memory", "plan_memory")
 
 
 def environment(packages: tuple[str, ...] = _VERSIONS, device: str = "cpu") -> dict[str, Any]:
@@ -120,7 +122,8 @@ def main(argv: list[str] | None = None) -> int:
     """Runs the named benchmark."""
     given = _arguments(argv)
     if given.name in BENCHMARKS:
-        figures, save, versions = BENCHMARKS[given.name](), given.save, _VERSIONS
+        versions = _TRAINING_VERSIONS if given.name in _OF_TRAINING else _VERSIONS
+        figures, save = BENCHMARKS[given.name](), given.save
     else:
         try:
             figures = COMPARISONS[given.name].run(given)

@@ -10,64 +10,68 @@ held-out rows is the true one. How well the true features were found is SAELens'
 from __future__ import annotations
 
 import argparse
-import math
+import json
 import sys
 import tempfile
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from benchmarks.contestants import OURS, PEERS, Contestant, run_module, train_in_a_process
+from benchmarks.contestants import OURS, PEERS, Contestant, run_module
+from benchmarks.peers import search
 
-TOP_K = ("topk", "batchtopk", "matryoshka")
-ARCHITECTURES = (*TOP_K, "standard", "jumprelu", "gated")
-_START = {"SAELens": {"standard": 0.1, "gated": 0.1, "jumprelu": 0.01}, "miStudio": {}}
-"""Where the search of the penalty's weight begins; 0.01 where nothing is said."""
-_SEARCH_RUNS = 8
-_CLOSE = 0.03
-_HELDOUT_ROWS = 100_000
+ARCHITECTURES = (*search.TOP_K, "standard", "jumprelu", "gated")
+KINDS = ("plain", "tree")
+_PEER = replace(PEERS["saelens"], settings=(("dead_window", 100),))
+"""SAELens' auxiliary loss begins after 1,000 steps without firing, which is most of a run of this size. After 100 it
+finds more of the true features."""
+_START = {"SAELens": {"standard": 0.7, "gated": 0.7, "jumprelu": 0.07}, "miStudio": {"jumprelu": 0.03}}
+"""Where the search of the penalty's weight begins; 0.1 where nothing is said."""
+_HELDOUT_ROWS = 50_000
 
 
 def options(parser: argparse.ArgumentParser) -> None:
     """The command line of this benchmark."""
     parser.add_argument("--envs", type=Path, default=Path(".peers"), help="folder of the peers' environments")
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["plain"], help="plain: independent features")
     parser.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
-    parser.add_argument("--lrs", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3])
-    parser.add_argument("--tokens", type=int, default=1_000_000, help="rows to train on")
-    parser.add_argument("--batch", type=int, default=1024)
-    parser.add_argument("--true-features", type=int, default=512)
+    parser.add_argument("--lrs", type=float, nargs="+", default=[3e-3, 1e-2, 3e-2])
+    parser.add_argument("--tokens", type=int, default=400_000, help="rows to train on")
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--true-features", type=int, default=256)
     parser.add_argument("--width", type=int, help="features of the SAEs; default: the true number")
-    parser.add_argument("--d-in", type=int, default=128)
+    parser.add_argument("--d-in", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--keep", action="store_true", help="keep what the result file has of other architectures")
     parser.set_defaults(compare=True)
 
 
 def run(given: argparse.Namespace) -> dict[str, Any]:
-    """Every architecture with both contestants."""
-    contestants = (OURS, PEERS["saelens"])
-    python = PEERS["saelens"].python(given.envs)
-    with tempfile.TemporaryDirectory() as place:
-        folder = Path(place)
-        acts, features = folder / "acts.npy", folder / "features.npy"
-        made = {"acts": acts, "features": features, "rows": given.tokens + _HELDOUT_ROWS, "seed": given.seed}
-        sizes = {"true_features": given.true_features, "d_in": given.d_in}
-        about = run_module(python, _verb("make"), "SAELens", made | sizes)
-        width = given.width or given.true_features
-        trial = _Trial(given=given, folder=folder, width=width, true_l0=about["true_l0"])
-        runs = []
-        for arch in given.arch:
-            for lr in given.lrs:
-                for contestant in contestants:
-                    found = trial.best_at(contestant, arch, lr)
-                    measured = {"sae": trial.out(contestant), "features": features}
-                    found |= run_module(python, _verb("measure"), "SAELens", measured)
-                    runs.append(found)
-                    row = f"{contestant.name:10} {arch:10} lr {lr:g}: matched {found['matched']:.4f}, L0 {found['l0']}"
-                    print(row, file=sys.stderr, flush=True)
-    data = {"features": given.true_features, "d_in": given.d_in, "true_l0": round(about["true_l0"], 3), "width": width}
+    """Every kind of features and every architecture with both contestants."""
+    width = given.width or given.true_features
+    data: dict[str, Any] = {"features": given.true_features, "d_in": given.d_in, "width": width}
     data |= {"tokens": given.tokens // given.batch * given.batch, "batch": given.batch, "lrs": given.lrs}
-    return {"data": data, "summary": summarise(runs), "runs": runs}
+    before = _before(given, data)
+    runs = [r for r in before.get("runs", []) if r["kind"] not in given.kinds or r["arch"] not in given.arch]
+    true_l0: dict[str, float] = before.get("data", {}).get("true_l0", {})
+    for kind in given.kinds:
+        with tempfile.TemporaryDirectory() as place:
+            trial = _Trial.of(given, Path(place), kind, width)
+            true_l0 |= {kind: round(trial.true_l0, 3)}
+            for arch in given.arch:
+                runs += trial.runs(arch)
+    return {"data": data | {"true_l0": true_l0}, "summary": summarise(runs), "runs": runs}
+
+
+def _before(given: argparse.Namespace, data: dict[str, Any]) -> dict[str, Any]:
+    """What the result file holds where it is to be kept. Raises FileNotFoundError for one of other sizes."""
+    path = given.results / "synthetic.json"
+    if not given.keep or not path.exists():
+        return {}
+    figures: dict[str, Any] = json.loads(path.read_text())["figures"]
+    if any(figures["data"].get(key) != value for key, value in data.items()):
+        raise FileNotFoundError(f"{path} was measured with other sizes or rates. Give the same, or leave out --keep.")
+    return figures
 
 
 def _verb(name: str) -> tuple[str, str]:
@@ -76,80 +80,54 @@ def _verb(name: str) -> tuple[str, str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Trial:
-    """Trains one contestant at a learning rate, at the true L0."""
+    """Trains contestants on the rows of one kind, at the true L0."""
 
     given: argparse.Namespace
     folder: Path
+    kind: str
     width: int
     true_l0: float
 
-    def out(self, contestant: Contestant) -> Path:
-        """Where its SAE lies."""
-        return self.folder / f"{contestant.name}.safetensors"
+    @staticmethod
+    def of(given: argparse.Namespace, folder: Path, kind: str, width: int) -> _Trial:
+        """Makes the rows."""
+        made = {"acts": folder / "acts.npy", "features": folder / "features.npy", "kind": kind, "seed": given.seed}
+        made |= {"rows": given.tokens + _HELDOUT_ROWS, "true_features": given.true_features, "d_in": given.d_in}
+        about = run_module(_PEER.python(given.envs), _verb("make"), "SAELens", made)
+        return _Trial(given=given, folder=folder, kind=kind, width=width, true_l0=about["true_l0"])
 
-    def best_at(self, contestant: Contestant, arch: str, lr: float) -> dict[str, Any]:
-        """Figures of the SAE that is left in `out`."""
+    def runs(self, arch: str) -> list[dict[str, Any]]:
+        """The run at the true L0 of both contestants at every learning rate."""
+        found: list[dict[str, Any]] = []
+        for contestant in (OURS, _PEER):
+            for one in self.searched(contestant, arch):
+                found.append({"kind": self.kind, "contestant": contestant.name, "arch": arch} | one)
+                row = f"{self.kind} {contestant.name:10} {arch:10} lr {one['lr']:g}: matched {one['matched']:.4f}"
+                print(f"{row}, L0 {one['l0']:.2f}, weight {one['sparsity']}", file=sys.stderr, flush=True)
+        return found
 
-        def train(sparsity: float | None) -> dict[str, Any]:
-            settings = {"acts": self.folder / "acts.npy", "arch": arch, "width": self.width, "lr": lr}
-            settings |= {"k": max(1, round(self.true_l0)), "sparsity": sparsity, "batch": self.given.batch}
-            settings |= {"tokens": self.given.tokens, "heldout_rows": _HELDOUT_ROWS, "seed": self.given.seed}
-            figures = train_in_a_process(contestant, self.given.envs, settings | {"out": self.out(contestant)})
-            quality = self.quality(arch, self.out(contestant))
-            about = {"contestant": contestant.name, "arch": arch, "lr": lr, "sparsity": sparsity}
-            return about | quality | {"tokens_per_s": figures["tokens_per_s"]}
-
-        if arch in TOP_K:
-            return train(None)
-        start = _START[contestant.name].get(arch, 0.01)
-        return match_l0(train, self.true_l0, start)
-
-    def quality(self, arch: str, path: Path) -> dict[str, Any]:
-        """FVU, L0, dead share; for thresholds that are followed during training, at the true L0."""
-        from benchmarks.neutral import evaluate, read_neutral, with_l0
-
-        sae, acts = read_neutral(path), self.folder / "acts.npy"
-        if arch in ("batchtopk", "matryoshka"):
-            sae = with_l0(sae, acts, _HELDOUT_ROWS, max(1, round(self.true_l0)))
-        found = asdict(evaluate(sae, acts, _HELDOUT_ROWS))
-        return {key: round(found[key], 5) for key in ("fvu", "l0", "dead")}
-
-
-def match_l0(train: Callable[[float], dict[str, Any]], target: float, start: float) -> dict[str, Any]:
-    """Trains with other weights of the penalty until the L0 is within 3 % of `target`; the last training's figures.
-
-    L0 falls as the weight grows: steps of a factor up to 10 until the target lies between two weights,
-    then the secant in logarithms, kept inside. The last weight is the closest one that was tried.
-    """
-    tried: dict[float, float] = {}
-    weight, found = start, {}
-    for _ in range(_SEARCH_RUNS):
-        found = train(weight)
-        tried[weight] = max(float(found["l0"]), 1e-3)
-        if abs(tried[weight] - target) <= _CLOSE * target:
-            return found
-        weight = _next_weight(tried, target)
-    closest = min(tried, key=lambda w: abs(math.log(tried[w] / target)))
-    return found if closest == found["sparsity"] else train(closest)
-
-
-def _next_weight(tried: dict[float, float], target: float) -> float:
-    """The weight to try after those, see match_l0."""
-    dense = [w for w in tried if tried[w] > target]
-    sparse = [w for w in tried if tried[w] <= target]
-    if not sparse:
-        return max(dense) * min(10.0, max(2.0, tried[max(dense)] / target))
-    if not dense:
-        return min(sparse) / min(10.0, max(2.0, target / tried[min(sparse)]))
-    low, high = max(dense), min(sparse)
-    share = math.log(tried[low] / target) / math.log(tried[low] / tried[high]) if tried[low] != tried[high] else 0.5
-    return float(low * (high / low) ** min(0.9, max(0.1, share)))
+    def searched(self, contestant: Contestant, arch: str) -> list[dict[str, Any]]:
+        """What the contestant's own process finds, and how well SAELens says that it is."""
+        given, saes = self.given, self.folder / f"{contestant.name}-{arch}"
+        saes.mkdir()
+        settings = {"module": contestant.module, "arch": arch, "lrs": ",".join(str(lr) for lr in given.lrs)}
+        settings |= {"acts": self.folder / "acts.npy", "folder": saes, "l0": self.true_l0, "width": self.width}
+        settings |= {
+            "weight": _START[contestant.name].get(arch, 0.1),
+            "settings": json.dumps(dict(contestant.settings)),
+        }
+        settings |= {"tokens": given.tokens, "batch": given.batch, "seed": given.seed, "heldout_rows": _HELDOUT_ROWS}
+        python = contestant.python(given.envs)
+        runs: list[dict[str, Any]] = run_module(python, (search.__name__,), contestant.name, settings)["runs"]
+        measured = {"folder": saes, "features": self.folder / "features.npy"}
+        matched = run_module(_PEER.python(given.envs), _verb("measure"), "SAELens", measured)
+        return [run | matched[run.pop("out")] for run in runs]
 
 
 def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """For every architecture and contestant the run that found the true features best."""
-    pairs = dict.fromkeys((run["arch"], run["contestant"]) for run in runs)
-    return [
-        max((r for r in runs if (r["arch"], r["contestant"]) == pair), key=lambda r: float(r["matched"]))
-        for pair in pairs
-    ]
+    """For every kind, architecture and contestant the run that found the true features best; those at the L0 first."""
+    groups: dict[tuple[str, str, str], list[dict[str, Any]]] = {}
+    for run in runs:
+        groups.setdefault((run["kind"], run["arch"], run["contestant"]), []).append(run)
+    order = sorted(groups, key=lambda g: (KINDS.index(g[0]), ARCHITECTURES.index(g[1])))
+    return [max(groups[group], key=lambda r: (bool(r["at_l0"]), float(r["matched"]))) for group in order]

@@ -71,27 +71,59 @@ def train_text(figures: dict[str, Any]) -> str:
     return f"{head}\n\n{table(columns, cells)}"
 
 
+_KINDS = {"plain": "Features that fire independently", "tree": "Features in trees, correlated"}
+
+
 def synthetic(figures: dict[str, Any]) -> str:
-    """Known features found again."""
-    columns = ["", "matched cosine", "largest cosine", "L0", "FVU", "dead"]
-    cells = [
-        [f"{row['arch']}, {row['contestant']}"]
-        + [f"{row[key]:.3f}" for key in ("matched", "largest")]
-        + [f"{row['l0']:.1f}", f"{row['fvu']:.3f}", f"{row['dead']:.1%}"]
-        for row in figures["summary"]
-    ]
+    """Known features found again: one table a kind."""
+    columns = ["", "matched cosine", "largest cosine", "L0", "FVU", "dead", "at learning rate"]
     data = figures["data"]
-    head = (
-        f"{data['features']:,} true features in {data['d_in']} dimensions, {data['true_l0']:.1f} of them active on a "
-        f"row; {data['width']:,} features trained on {data['tokens']:,} rows."
-    )
-    return f"{head}\n\n{table(columns, cells)}"
+    parts = [
+        f"{data['features']:,} true features in {data['d_in']} dimensions; {data['width']:,} features trained on "
+        f"{data['tokens']:,} rows."
+    ]
+    for kind, true_l0 in data["true_l0"].items():
+        cells = [
+            [f"{row['arch']}, {row['contestant']}"]
+            + [f"{row[key]:.3f}" for key in ("matched", "largest")]
+            + [f"{row['l0']:.1f}", f"{row['fvu']:.3f}", f"{row['dead']:.1%}", f"{row['lr']:g}"]
+            for row in figures["summary"]
+            if row["kind"] == kind
+        ]
+        parts.append(f"**{_KINDS[kind]}, {true_l0:.1f} of them on a row**\n\n{table(columns, cells)}")
+    return "\n\n".join(parts)
+
+
+def plan_memory(figures: dict[str, Any]) -> str:
+    """Planned beside measured memory."""
+    columns = ["", "planned GB", "measured GB", "planned / measured"]
+    cells = [
+        [row["case"], f"{row['planned_gb']:.2f}", f"{row['measured_gb']:.2f}", f"{row['ratio']:.3f}"]
+        for row in figures["cases"]
+    ]
+    head = f"Beyond the {figures['baseline_gb']:.2f} GB that the program takes with a toy model; at most "
+    return f"{head}{figures['worst']:.1%} apart.\n\n{table(columns, cells)}"
+
+
+def corpus_memory(figures: dict[str, Any]) -> str:
+    """Memory of corpora of several sizes."""
+    columns = ["", "documents", "documents/s", "peak MB", "with mapped files MB", "bytes a document more"]
+    more = {(row["stage"], row["to"]): row["bytes_a_document"] for row in figures["growth"]}
+    cells = []
+    for stage in dict.fromkeys(row["stage"] for row in figures["rows"]):
+        for row in (row for row in figures["rows"] if row["stage"] == stage):
+            grown = more.get((stage, row["documents"]))
+            sizes = [f"{row[key]:,.0f}" for key in ("documents", "documents_per_s", "peak_anon_mb", "peak_rss_mb")]
+            cells.append([stage, *sizes, "" if grown is None else f"{grown:.0f}"])
+    return table(columns, cells)
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "train_sae": train_sae,
     "train_text": train_text,
     "synthetic": synthetic,
+    "plan_memory": plan_memory,
+    "corpus_memory": corpus_memory,
 }
 """Renderer of each comparison."""
 

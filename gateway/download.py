@@ -1,12 +1,15 @@
 """A stream of chunks over HTTP as a file to save.
 
 Every file is an attachment with an inert content policy: nothing in it runs, whatever its type. `Range:
-bytes=N-` goes on where a broken download stopped, where the RPC has an `offset`.
+bytes=N-` goes on where a broken download stopped, where the RPC has an `offset`. A whole file of a kind that
+shrinks travels compressed to who takes gzip; a part of one never does.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
+import zlib
 from collections.abc import AsyncIterator
 from typing import Any
 from urllib.parse import quote
@@ -22,6 +25,11 @@ from mistudio_rpc.contract import chunk_field, header_field
 
 _FROM = re.compile(r"bytes=(\d{1,18})-")
 _MEDIA_TYPE = re.compile(r"[\w.+-]{1,60}/[\w.+-]{1,80}(?:; ?charset=[\w-]{1,30})?", re.ASCII)
+# What shrinks by much; weights and archives do not and would only cost time.
+_SHRINKS = re.compile(r"text/.+|application/(?:json|xml|x-ndjson|x-tar)(?:;.*)?")
+_GZIP = re.compile(r"(?:^|,)\s*(?:gzip|\*)\s*(?:;\s*q=([0-9.]+))?\s*(?=,|$)", re.ASCII)
+_GZIP_LEVEL, _GZIP_FORMAT = 2, 31
+_WORTH_BYTES = 1024
 _INERT = "sandbox; default-src 'none'; style-src 'unsafe-inline'; img-src data:; frame-ancestors 'none'"
 
 
@@ -49,7 +57,13 @@ async def download(exchange: Exchange) -> Response:
         headers["Content-Range"] = f"bytes {offset}-{size - 1}/{size}"
     media = header.media_type if _MEDIA_TYPE.fullmatch(header.media_type) else "application/octet-stream"
     headers["Content-Type"] = media
-    return StreamingResponse(_bytes(call, size - offset), 206 if offset else 200, headers)
+    stream_of_bytes = _bytes(call, size - offset)
+    if _SHRINKS.fullmatch(media) and size >= _WORTH_BYTES:
+        headers["Vary"] = "Accept-Encoding"
+        if not offset and "range" not in exchange.http.headers and _takes_gzip(exchange):
+            stream_of_bytes = _compressed(stream_of_bytes)
+            _describe_compressed(headers)
+    return StreamingResponse(stream_of_bytes, 206 if offset else 200, headers)
 
 
 def _header(message: Any, descriptor: Any) -> Any:
@@ -74,6 +88,29 @@ async def _bytes(call: Any, size: int) -> AsyncIterator[bytes]:
             raise Failed(f"The file ended after {sent} of {size} bytes.")
     finally:
         call.cancel()
+
+
+async def _compressed(source: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    """The same bytes with gzip, a chunk at a time; an error of the source leaves it without an end."""
+    packer = zlib.compressobj(_GZIP_LEVEL, zlib.DEFLATED, _GZIP_FORMAT)
+    async for data in source:
+        if packed := await asyncio.to_thread(packer.compress, data):
+            yield packed
+    yield packer.flush()
+
+
+def _takes_gzip(exchange: Exchange) -> bool:
+    """Whether the client asked for gzip (RFC 9110, 12.5.3)."""
+    asked = _GZIP.search(exchange.http.headers.get("accept-encoding", "").lower())
+    return asked is not None and (asked[1] is None or asked[1].strip("0.") != "")
+
+
+def _describe_compressed(headers: dict[str, str]) -> None:
+    """Another representation: of unknown length, with a tag of its own, not to be resumed."""
+    del headers["Content-Length"]
+    headers |= {"Content-Encoding": "gzip", "Accept-Ranges": "none"}
+    if "ETag" in headers:
+        headers["ETag"] = f'{headers["ETag"][:-1]}-gzip"'
 
 
 def _offset(exchange: Exchange, request: Message) -> int:

@@ -18,7 +18,11 @@ from mistudio_core.errors import Corrupt, InvalidInput
 if TYPE_CHECKING:
     from mistudio_rpc.client import Client
 
-_FORMATS = {"train": "safetensors", "find": "json or csv", "explain": "json or html"}
+_FIND = "json, csv, xml, pytorch, txt, parquet, safetensors, neuronpedia, delphi, zip, saedashboard"
+_FORMATS = {"train": "safetensors", "find": _FIND, "explain": "json or html"}
+_ANALYSIS = "feature_analysis.json"
+# What Find writes beside its JSON.
+_BESIDE = ("pattern_categories.json", "quality_metrics.json")
 
 
 def export(
@@ -27,14 +31,17 @@ def export(
         str | None,
         typer.Option(
             "--format",
-            help="find: json, csv; explain: json, html; train: safetensors (the SAE, SAELens layout).",
+            help=f"find: {_FIND}; explain: json, html; train: safetensors (the SAE, SAELens layout).",
             show_default=False,
         ),
     ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
-            "--output", "-o", help="File to write (train: folder); default: its own name.", show_default=False
+            "--output",
+            "-o",
+            help="File to write, or a folder that is there (train: folder); default: its own name.",
+            show_default=False,
         ),
     ] = None,
     home: options.Home = None,
@@ -51,7 +58,9 @@ def export(
         if service == "train":
             saved = save_sae(client, job_id, form or "safetensors", output or Path(job_id))
         else:
-            saved = [save_export(client, service, job_id, form or "json", output)]
+            saved = [save_export(client, service, job_id, form or "json", output, tell=not as_json)]
+            if service == "find" and saved[0].name == _ANALYSIS and output is not None and output.is_dir():
+                saved += _summaries(client, job_id, output)
     if as_json:
         emit({"files": [str(path) for path in saved]})
     else:
@@ -59,16 +68,30 @@ def export(
             say(str(path))
 
 
-def save_export(client: Client, service: str, job_id: str, form: str, target: Path | None) -> Path:
-    """Saves an analysis or explanations; whole and verified, or not at all. Raises Corrupt."""
+def save_export(
+    client: Client, service: str, job_id: str, form: str, target: Path | None, *, tell: bool = False
+) -> Path:
+    """Saves an analysis or explanations; whole and verified, or not at all. Raises Corrupt.
+
+    `target` may be a folder that is there; `tell` shows on a terminal what is waited for.
+    """
     import grpc
 
     from mistudio_rpc.status import from_rpc_error
 
     try:
-        return _save(_parts(client, service, job_id, form), target)
+        return _save(_parts(client, service, job_id, form), target, form if tell else "")
     except grpc.RpcError as error:
         raise from_rpc_error(error) from error
+
+
+def _summaries(client: Client, job_id: str, folder: Path) -> list[Path]:
+    """The two summaries of an analysis, into a folder."""
+    from mistudio.artifact.v1 import artifact_pb2, artifact_service_pb2
+
+    listed = client.artifacts.ListArtifacts(artifact_service_pb2.ListArtifactsRequest(job_id=job_id)).artifacts
+    features = next(a for a in listed if a.kind == artifact_pb2.ARTIFACT_KIND_FEATURES)
+    return [client.download(f"{features.uri}/{name}", folder / name) for name in _BESIDE]
 
 
 def save_sae(client: Client, job_id: str, form: str, folder: Path) -> list[Path]:
@@ -100,19 +123,25 @@ def _parts(client: Client, service: str, job_id: str, form: str) -> Iterator[Any
         raise InvalidInput.field("job", job_id, f"a job of {known}")
 
 
-def _save(parts: Iterator[Any], target: Path | None) -> Path:
-    header = next(parts).header
-    path = target or Path(Path(header.filename).name)
-    part = path.with_name(path.name + ".part")
-    digest = hashlib.sha256()
-    try:
-        with part.open("wb") as handle:
-            for message in parts:
-                handle.write(message.chunk.data)
-                digest.update(message.chunk.data)
-        if header.sha256 and digest.hexdigest() != header.sha256:
-            raise Corrupt(f"{path.name} arrived with another SHA-256 than was announced. Export it again.")
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+def _save(parts: Iterator[Any], target: Path | None, told: str) -> Path:
+    from mistudio_cli.transfer import Transfer
+
+    with Transfer(told) as transfer:
+        header = next(parts).header
+        transfer.begins(header.size_bytes)
+        path = target or Path(Path(header.filename).name)
+        path = path / Path(header.filename).name if path.is_dir() else path
+        part = path.with_name(path.name + ".part")
+        digest = hashlib.sha256()
+        try:
+            with part.open("wb") as handle:
+                for message in parts:
+                    handle.write(message.chunk.data)
+                    digest.update(message.chunk.data)
+                    transfer.arrived(len(message.chunk.data))
+            if header.sha256 and digest.hexdigest() != header.sha256:
+                raise Corrupt(f"{path.name} arrived with another SHA-256 than was announced. Export it again.")
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
     return path

@@ -1,4 +1,4 @@
-"""`mistudio find`: gathers the evidence for every feature of a training job, and watches it.
+"""`mistudio find`: gathers the evidence for every feature of a training job or an imported SAE, and watches it.
 
 Options are the fields of StartFindRequest that this release honours.
 """
@@ -17,7 +17,26 @@ if TYPE_CHECKING:
 
 
 def find(
-    training_job_id: Annotated[str, typer.Argument(help="The training job to analyse.", show_default=False)],
+    training_job_id: Annotated[
+        str | None, typer.Argument(help="The training job to analyse; none with --sae-uri.", show_default=False)
+    ] = None,
+    sae_uri: Annotated[
+        str | None,
+        option(
+            "--sae-uri",
+            "An SAE of another origin instead: a folder under the model root, the name of an imported one, "
+            "hf:<owner>/<name>[@revision][/folder], or the URI of an sae artifact.",
+        ),
+    ] = None,
+    model_name: Annotated[str | None, option("--model", "The model that --sae-uri reads.")] = None,
+    corpus_file: Annotated[str | None, option("--corpus", "Uploaded corpus on which --sae-uri is analysed.")] = None,
+    hook_name: Annotated[
+        str | None, option("--hook", "The hook that --sae-uri reads: blocks.3.hook_resid_post.", "what its files say")
+    ] = None,
+    max_tokens: Annotated[
+        int | None, option("--max-tokens", "Most tokens of the corpus, with --sae-uri.", "10,000,000")
+    ] = None,
+    huggingface_token_file: options.TokenFile = None,
     wait_for_training: Annotated[
         bool, typer.Option("--wait", help="Accept a job that has not finished; start when it completes.")
     ] = False,
@@ -32,7 +51,10 @@ def find(
     contrast_texts: Annotated[int | None, option("--contrast-texts", "Silent texts kept a feature.", "10")] = None,
     keywords: Annotated[int | None, option("--keywords", "Keywords kept a feature.", "10")] = None,
     seed: Annotated[int | None, option("--seed", "Seed of every random choice.", "0")] = None,
-    evidence_text: Annotated[str | None, option("--evidence-text", "How much text is kept: full.", "full")] = None,
+    evidence_text: Annotated[
+        str | None,
+        option("--evidence-text", "How much corpus text is kept: full, redacted (by rules), or none.", "full"),
+    ] = None,
     request_id: RequestId = None,
     detach: options.Detach = False,
     home: options.Home = None,
@@ -45,9 +67,12 @@ def find(
 
     from mistudio_cli.flow import after_start
     from mistudio_cli.requests import fill, new_request_id
-    from mistudio_cli.session import connect
+    from mistudio_cli.session import connect, huggingface_token
 
     request = fill(find_service_pb2.StartFindRequest(), given)
+    secret = huggingface_token(huggingface_token_file) if sae_uri else None
+    if secret:
+        request.huggingface_token = secret.reveal()
     request.request_id = request.request_id or new_request_id()
     with connect(home, address) as client:
         response = client.find.StartFind(request)

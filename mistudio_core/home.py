@@ -91,6 +91,11 @@ class Home:
         return self.root / "saes"
 
     @property
+    def rules(self) -> Path:
+        """Rules that replace the built-in ones, a file each."""
+        return self.root / "rules"
+
+    @property
     def engines_file(self) -> Path:
         """Settings of explanation engines (TOML)."""
         return self.root / "engines.toml"

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from mistudio_core.errors import Corrupt, NotFound
+from mistudio_core.corpus.words import words
+from mistudio_core.errors import Corrupt, NotFound, Unsupported
 
 _WORD_BYTES = 8
 _DAMAGED = "The Find result cannot be read. Run the Find job again."
@@ -85,11 +86,23 @@ class FeatureEvidence:
     """Figures over all tokens."""
 
 
+def check_texts(evidence_text: str, find_job_id: str) -> None:
+    """Raises Unsupported for an analysis whose evidence holds no text, by the short name of its setting."""
+    if evidence_text == "none":
+        raise Unsupported(
+            f"explaining {find_job_id}",
+            why="it was made with evidence_text none, so it holds no texts to explain",
+            instead="Start Find again with evidence_text full or redacted, and explain that.",
+        )
+
+
 class FindEvidence:
     """A Find result opened for explaining."""
 
     def __init__(self, artifact: PathGetter) -> None:
-        """Reads index, metadata and word frequencies. Raises Corrupt."""
+        """Reads index, metadata and word frequencies. Raises Corrupt; Unsupported for an analysis without texts."""
+        self.metadata = _metadata(artifact.path("feature_analysis.json"))
+        check_texts(self.metadata.get("config", {}).get("evidence_text", ""), self.metadata.get("job_id", ""))
         raw = artifact.path("features.idx").read_bytes()
         index = memoryview(raw).cast("q") if len(raw) % _WORD_BYTES == 0 and raw else memoryview(b"")
         total = index[0] if len(index) else -1
@@ -100,7 +113,6 @@ class FindEvidence:
         vocabulary = _json(artifact.path("vocabulary.json").read_bytes())
         self._documents = int(vocabulary["documents"])
         self._frequencies: dict[str, int] = vocabulary["documents_with"]
-        self.metadata = _metadata(artifact.path("feature_analysis.json"))
 
     @property
     def total(self) -> int:
@@ -148,7 +160,7 @@ def _evidence(record: Mapping[str, Any]) -> FeatureEvidence:
         category=record["pattern_category"],
         complexity=record["complexity"],
         keywords=tuple(record["pattern_keywords"]),
-        drivers=tuple((d["word"], d["share"]) for d in record["driving_tokens"]),
+        drivers=tuple((d["text"] if any(words(d["text"])) else "", d["share"]) for d in record["driving_tokens"]),
         top=tuple(
             TopText(
                 text=t["text"],

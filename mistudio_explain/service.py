@@ -9,11 +9,13 @@ from typing import Any
 
 from mistudio.artifact.v1 import artifact_pb2
 from mistudio.explain.v1 import explain_service_pb2, explanation_pb2
+from mistudio.find.v1 import find_service_pb2, finding_pb2
 
 from mistudio_core.errors import NotFound
 from mistudio_core.jobs.records import COMPLETED, InputReference, NewJob
 from mistudio_explain import convert
 from mistudio_explain.engines.settings import choose_engine, load_engines
+from mistudio_explain.evidence import check_texts
 from mistudio_rpc import messages
 from mistudio_rpc.artifact_service import file_parts
 from mistudio_rpc.paging import RankPage
@@ -48,6 +50,8 @@ class ExplainServicer:
         find = await self._runtime.queries.get(config.find_job_id, "find")
         if find.status != COMPLETED and (find.is_terminal or not request.wait_for_find):
             raise not_ready(find)
+        asked = find_service_pb2.StartFindRequest.FromString(find.request).evidence_text
+        check_texts(messages.enum_short(finding_pb2.EvidenceText.Name(asked), "EVIDENCE_TEXT_"), find.job_id)
         request.engine = engine.name  # decided now: a later default does not change the job
         new = NewJob(
             service=SERVICE,

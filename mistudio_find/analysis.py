@@ -1,7 +1,7 @@
-"""One feature at a time: from its activations to the record of all evidence about it.
+"""From what the survey found to the record of all evidence about a feature.
 
-Joins the domain parts (evidence, keywords, coherence, categories, render); owns the record's
-fields, whose meanings are those of mistudio.feature.v1.Feature.
+Joins the domain parts (survey, keywords, coherence, categories, phrases, associations, render); owns
+the record's fields, whose meanings are those of mistudio.feature.v1.Feature.
 """
 
 from __future__ import annotations
@@ -16,23 +16,15 @@ from mistudio_find.categories import GENERAL, Rules, categorise, complexity
 from mistudio_find.coherence import CoherenceMeter, tier
 from mistudio_find.config import FindConfig
 from mistudio_find.corpus_index import Array, CorpusIndex
-from mistudio_find.evidence import (
-    JUDGE_TEXTS,
-    Picks,
-    SilentPool,
-    clearly_firing,
-    quantile_picks,
-    spread,
-    strongest_by_document,
-    without_copies,
-)
+from mistudio_find.evidence import Picks, SilentPools, Survey
 from mistudio_find.keywords import keywords, window_words
+from mistudio_find.passes import BINS
+from mistudio_find.phrases import Phrases
 from mistudio_find.render import Renderer, number
 from mistudio_torch.codes import CodesReader, FeatureCodes
 
-HISTOGRAM_BINS = 20
-"""Bins between 0 and the largest activation."""
-_DRIVERS = 10
+_ENOUGH = 5.0
+"""Top texts at which half of the confidence is reached."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,16 +35,24 @@ class Analyst:
     """The activations."""
     index: CorpusIndex
     """The corpus as numbers."""
+    survey: Survey
+    """Picks and figures of every feature."""
+    phrases: Phrases
+    """Runs of words of every feature."""
+    q_values: Array
+    """float64 (F, n): of the survey's associations."""
+    carried: Sequence[tuple[str, str, int]]
+    """(column, value, documents) that associations name."""
     meter: CoherenceMeter
     """Measures coherence."""
-    evidence_pool: SilentPool
-    """Windows for contrast texts."""
-    judge_pool: SilentPool
-    """Windows for silent judging texts."""
+    pools: SilentPools
+    """Windows for contrast texts and silent judging texts."""
     rules: Rules
     """Category rules."""
     rule_flags: Array
     """bool (C, V): which words the rules know."""
+    importance: Array
+    """float64 (F,): see the contract."""
     renderer: Renderer
     """Cuts texts."""
     config: FindConfig
@@ -60,45 +60,70 @@ class Analyst:
     sae_sha256: str
     """With the feature's index its name."""
 
-    def analyse(self, feature_id: int) -> dict[str, Any]:
+    def analyse(self, feature: int) -> dict[str, Any]:
         """The record of a feature; `judge_texts` is its last key."""
-        codes = self.codes.feature(feature_id)
-        docs = self.codes.document_of(codes.positions)
-        best = strongest_by_document(codes, docs)
-        judged = self.index.judge[best.docs]
-        evidence, kept_back = best.take(np.flatnonzero(~judged)), best.take(np.flatnonzero(judged))
-        top = without_copies(evidence, self.index, self.config.top_texts)
-        vectors = self.meter.topics.windows(self.index, self.index.token_word[top.tokens], top.docs)
-        units = self.index.token_unit[top.tokens]
+        codes = self.codes.feature(feature)
+        survey, index = self.survey, self.index
+        top, weaker = (self._picks(places[feature], codes) for places in (survey.top, survey.quantile))
+        vectors = self.meter.topics.windows(index, index.token_word[top.tokens], top.docs)
         coherence = number(self.meter.measure(vectors, top.tokens))
-        rng = np.random.default_rng([self.config.seed, feature_id])
-        weaker = quantile_picks(evidence, min(len(top), len(evidence)), self.config.quantiles, rng)
-        found = keywords(self.index, evidence, self.config.keywords)
+        found = keywords(index, self._strong(feature), self.config.keywords)
         rendered = self.renderer.activations(codes, top)
         category, confidence = self._category([k.word for k in found], top, [t["text"] for t in rendered])
-        fires = np.zeros(self.codes.n_documents, bool)
-        fires[best.docs] = True
-        like = vectors.sum(axis=0)
-        start = int(rng.integers(1 << 30))
-        dead = not len(codes.positions)
+        dead = not survey.count[feature]
+        random, near = (self.pool_texts(places[feature], judge=False) for places in survey.silent)
         return {
-            "feature_id": feature_id,
+            "feature_id": feature,
             "coherence_score": coherence,
             "quality_level": tier(coherence),
             "pattern_category": GENERAL if dead else category,
             "category_confidence": 0.0 if dead else confidence,
             "pattern_keywords": [k.word for k in found],
             "keyword_scores": [k.score for k in found],
-            "driving_tokens": self._drivers(codes, ~self.index.judge[docs]),
             "top_activations": rendered,
-            "quantile_activations": self.renderer.activations(codes, weaker),
-            "contrast_texts": self._contrast(codes, fires, like, start),
-            "activation_statistics": self._statistics(codes, len(best)),
+            "activation_statistics": self._statistics(feature),
             "dead": dead,
-            "complexity": complexity(units),
+            "complexity": complexity(index.token_unit[top.tokens]),
             "sae_sha256": self.sae_sha256,
-            "judge_texts": self._judge_texts(codes, kept_back, fires, like, start),
+            "quantile_activations": self.renderer.activations(codes, weaker),
+            "contrast_texts": random + near,
+            "near_contrast_texts": len(near),
+            "confidence": self._confidence(vectors, top),
+            "importance": number(float(self.importance[feature])),
+            "driving_tokens": self._drivers(feature),
+            "driving_phrases": [
+                {"text": text, "count": count, "share": number(share), "lift": number(lift)}
+                for text, count, share, lift in self.phrases.of(index, feature)
+            ],
+            "spread": self._spread(feature),
+            "outliers": self._outliers(feature, codes),
+            "diversity": number(1 - min(1.0, max(0.0, float(survey.likeness[feature])))) if len(top) > 1 else 0.0,
+            "associations": self._associations(feature),
+            "judge_texts": self._judge_texts(feature, codes),
         }
+
+    def pool_texts(self, places: Array, *, judge: bool) -> list[str]:
+        """The windows at these places of the evidence or the judge pool."""
+        at = places[places >= 0] + (self.pools.evidence if judge else 0)
+        return self.renderer.texts(self.pools.docs[at].tolist(), self.pools.tokens[at].tolist())
+
+    def _picks(self, tokens: Array, codes: FeatureCodes) -> Picks:
+        """Picks with their documents and activations."""
+        tokens = tokens[tokens >= 0]
+        values = codes.values[np.searchsorted(codes.positions, tokens)]
+        return Picks(docs=self.index.token_doc[tokens].astype(np.int64), tokens=tokens, values=values)
+
+    def _strong(self, feature: int) -> Picks:
+        tokens = self.survey.strong[feature]
+        tokens = tokens[tokens >= 0]
+        values = self.survey.strong_value[feature, : len(tokens)]
+        return Picks(docs=self.index.token_doc[tokens].astype(np.int64), tokens=tokens, values=values)
+
+    def _confidence(self, vectors: Array, top: Picks) -> float:
+        """For n top texts n / (n + 5) times one less the difference of the coherences of every other text."""
+        n = len(top)
+        halves = [self.meter.measure(vectors[side::2], top.tokens[side::2]) for side in (0, 1)]
+        return number(n / (n + _ENOUGH) * (1 - abs(halves[0] - halves[1])))
 
     def _category(self, words: Sequence[str], top: Picks, texts: Sequence[str]) -> tuple[str, float]:
         ids, inside = window_words(self.index, top)
@@ -108,55 +133,79 @@ class Analyst:
         known = self.rules.flags(words)
         return categorise(self.rules, keyword_flags=known, window_flags=flags.sum(axis=2), texts=texts)
 
-    def _contrast(self, codes: FeatureCodes, fires: Array, like: Array, start: int) -> list[str]:
-        """Half random, half near ones, the random first."""
-        near = self.config.contrast_texts // 2
-        pool = self.evidence_pool
-        chosen = np.concatenate(
-            pool.choose(codes, fires, like, count=self.config.contrast_texts - near, near=near, start=start)
-        )
-        return self.renderer.texts(pool.docs[chosen].tolist(), pool.tokens[chosen].tolist())
-
-    def _judge_texts(
-        self, codes: FeatureCodes, kept_back: Picks, fires: Array, like: Array, start: int
-    ) -> list[dict[str, Any]]:
+    def _judge_texts(self, feature: int, codes: FeatureCodes) -> list[dict[str, Any]]:
         """Held-out texts: clearly firing ones over the ranks, then silent random, then silent near ones."""
-        firing = spread(clearly_firing(kept_back, float(codes.values.max(initial=0)), JUDGE_TEXTS), JUDGE_TEXTS)
-        pool = self.judge_pool
-        random, near = pool.choose(codes, fires, like, count=JUDGE_TEXTS, near=JUDGE_TEXTS // 2, start=start)
+        firing = self._picks(self.survey.judged[feature], codes)
         texts = self.renderer.texts(firing.docs.tolist(), firing.tokens.tolist())
         out: list[dict[str, Any]] = [
             {"text": text, "activation": number(value), "near": False}
             for text, value in zip(texts, firing.values.tolist(), strict=True)
         ]
-        for chosen, is_near in ((random, False), (near, True)):
-            silent = self.renderer.texts(pool.docs[chosen].tolist(), pool.tokens[chosen].tolist())
+        for places, is_near in zip(self.survey.judge_silent, (False, True), strict=True):
+            silent = self.pool_texts(places[feature], judge=True)
             out += [{"text": text, "activation": 0.0, "near": is_near} for text in silent]
         return out
 
-    def _drivers(self, codes: FeatureCodes, kept: Array) -> list[dict[str, Any]]:
-        """Words by their share of the activation in evidence documents; "" for a token in no word."""
-        units, owners = np.unique(self.index.token_unit[codes.positions[kept]], return_inverse=True)
-        mass = np.bincount(owners, codes.values[kept].astype(np.float64), minlength=len(units))
-        total = max(1e-12, float(mass.sum()))
-        order = np.argsort(-mass, kind="stable")[:_DRIVERS]
+    def _drivers(self, feature: int) -> list[dict[str, Any]]:
+        """Words, or tokens in no word, by their share of the activation in evidence documents."""
+        survey, index = self.survey, self.index
+        fired, mass = survey.evidence[feature]
+        out = []
+        columns = survey.driver, survey.driver_count, survey.driver_mass
+        for unit, count, part in zip(*(c[feature].tolist() for c in columns), strict=True):
+            if unit < 0:
+                break
+            text = index.unit_text(unit) or self.renderer.token(index.sample[unit])
+            lift = (count / fired) / max(1e-12, index.unit_counts[unit] / max(1, index.evidence_tokens))
+            out.append({"text": text, "count": count, "share": number(part / mass), "lift": number(lift)})
+        return out
+
+    def _spread(self, feature: int) -> dict[str, Any]:
+        survey = self.survey
+        total, documents = float(survey.moments[feature, 0]), int(survey.documents[feature])
+        return {
+            "tenths": survey.tenths[feature].tolist(),
+            "first_token_share": number(float(survey.first[feature]) / total) if total else 0.0,
+            "document_share": number(documents / max(1, self.codes.n_documents)),
+            "tokens_a_document": number(int(survey.count[feature]) / documents) if documents else 0.0,
+        }
+
+    def _outliers(self, feature: int, codes: FeatureCodes) -> list[dict[str, Any]]:
+        picks = self._picks(self.survey.outlier[feature], codes)
+        places = (picks.tokens - self.codes.doc_token_offsets[picks.docs]).tolist()
+        away = self.survey.outlier_away[feature].tolist()
         return [
-            {"word": self.index.unit_text(int(units[at])), "share": number(float(mass[at]) / total)} for at in order
+            {"document": doc, "position": place, "activation": number(value), "deviations": number(far)}
+            for doc, place, value, far in zip(picks.docs.tolist(), places, picks.values.tolist(), away, strict=False)
         ]
 
-    def _statistics(self, codes: FeatureCodes, documents: int) -> dict[str, Any]:
+    def _associations(self, feature: int) -> list[dict[str, Any]]:
+        found = self.survey.associations
+        out = []
+        for at, value in enumerate(found.value[feature].tolist()):
+            if value < 0:
+                continue
+            column, name, documents = self.carried[value]
+            figures = found.auroc[feature, at], found.lift[feature, at], self.q_values[feature, at]
+            auroc, lift, q = (number(float(x)) for x in figures)
+            out.append(
+                {"column": column, "value": name, "auroc": auroc, "lift": lift, "q_value": q, "documents": documents}
+            )
+        return out
+
+    def _statistics(self, feature: int) -> dict[str, Any]:
         """Figures over all tokens; see ActivationStatistics."""
-        values, tokens = codes.values.astype(np.float64), max(1, self.codes.n_tokens)
-        largest = float(values.max(initial=0.0))
-        scale = HISTOGRAM_BINS / largest if largest > 0 else 0.0
-        bins = np.minimum((values * scale).astype(np.int64), HISTOGRAM_BINS - 1)
+        survey, n = self.survey, int(self.survey.count[feature])
+        total, largest, square, cube = survey.moments[feature].tolist()
+        deviation = (square / n) ** 0.5 if n else 0.0
         return {
-            "mean": number(float(values.mean())) if len(values) else 0.0,
-            "std": number(float(values.std())) if len(values) else 0.0,
-            "frequency": number(len(values) / tokens),
+            "mean": number(total / n) if n else 0.0,
+            "std": number(deviation),
+            "frequency": number(n / max(1, self.codes.n_tokens)),
             "max": number(largest),
-            "count": len(values),
-            "documents": documents,
-            "histogram_edges": [number(largest * i / HISTOGRAM_BINS) for i in range(HISTOGRAM_BINS + 1)],
-            "histogram_counts": np.bincount(bins, minlength=HISTOGRAM_BINS).tolist(),
+            "count": n,
+            "documents": int(survey.documents[feature]),
+            "histogram_edges": [number(largest * i / BINS) for i in range(BINS + 1)],
+            "histogram_counts": survey.histogram[feature].tolist(),
+            "skew": number(cube / n / deviation**3) if deviation > 1e-9 * largest else 0.0,
         }

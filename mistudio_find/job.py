@@ -6,6 +6,7 @@ order of work, progress and the summary; the parts stand in the files beside it.
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,94 +15,110 @@ import numpy as np
 
 from mistudio_core import clock
 from mistudio_core.jobs.context import JobContext
+from mistudio_find import imported, redact
 from mistudio_find.analysis import Analyst
+from mistudio_find.associations import carried_by
 from mistudio_find.categories import load_rules
 from mistudio_find.coherence import TIERS, build_meter
 from mistudio_find.config import METRICS_VERSION, FindConfig, FindResult
-from mistudio_find.corpus_index import build_index
-from mistudio_find.evidence import build_pool
+from mistudio_find.corpus_index import Array, build_index
+from mistudio_find.evidence import build_pools, survey
 from mistudio_find.outputs import RecordSpool, write_summaries, write_vocabulary
+from mistudio_find.phrases import find_phrases
 from mistudio_find.render import Renderer, clean
 from mistudio_find.topics import build_topics
 from mistudio_torch.codes import CodesReader
+from mistudio_torch.compiled import threads
 
 _REPORT_SECONDS = 0.25
-_SUMMARY_KEYS = ("feature_id", "coherence_score", "quality_level", "pattern_category", "category_confidence")
+_RELEASE_EVERY = 256
 # Shares of the whole job at which its stages begin.
-_INDEX, _ANALYSE, _WRITE = 0.0, 0.15, 0.85
+_INDEX, _SURVEY, _ANALYSE, _WRITE = 0.0, 0.15, 0.3, 0.85
 
 
 def run(config: FindConfig, ctx: JobContext) -> FindResult:
     """Analyses every feature. Inputs: `codes`. Writes one artifact: kind `features`, name `analysis`.
 
-    Raises Corrupt for damaged codes, DiskFull, Cancelled. A dead feature is listed, not an error.
+    A killed run goes on after the last record that it wrote. Raises Corrupt for damaged codes, DiskFull,
+    Cancelled. A dead feature is listed, not an error.
     """
     began = clock.monotonic()
-    codes = CodesReader(ctx.input("codes"))
-    analyst = _prepare(config, codes, _reporter(ctx, "index", _INDEX, _ANALYSE))
-    spool = RecordSpool(ctx.scratch / "features.spool")
-    rows = _analyse(analyst, spool, ctx)
-    live = [row for row in rows if not row["dead"]]
+    ctx = imported.prepared(config, ctx)
+    codes = redact.opened(ctx.input("codes"), config)
+    analyst = _prepare(config, codes, ctx)
+    spool = RecordSpool(ctx.kept / f"features.{METRICS_VERSION}.spool")
+    try:
+        _analyse(analyst, spool, ctx)
+    finally:
+        spool.close()
+    live = [row for row in spool.rows if not row["dead"]]
     # Dead features last, then by coherence, then by id.
-    keys = np.array([(row["dead"], -row["coherence_score"]) for row in rows], np.float64).reshape(-1, 2)
+    keys = np.array([(row["dead"], -row["coherence_score"]) for row in spool.rows], np.float64).reshape(-1, 2)
     order = np.lexsort((keys[:, 1], keys[:, 0]))
     seconds = clock.monotonic() - began
     writer = ctx.stage_artifact("analysis", "features")
     try:
         metadata = _metadata(config, codes, ctx.job_id, analyst.rules.version, seconds)
         spool.publish(writer, order, metadata, _reporter(ctx, "write", _WRITE, 1.0))
-        write_vocabulary(writer, analyst.index)
+        if config.evidence_text != "none":
+            write_vocabulary(writer, analyst.index)
         write_summaries(writer, live, metadata["versions"])
     except BaseException:
         writer.discard()
         raise
     ctx.commit(writer)
-    spool.path.unlink()
+    spool.remove()
     return _result(config, codes, live, clock.monotonic() - began)
 
 
-def _prepare(config: FindConfig, codes: CodesReader, tick: Callable[[float], None]) -> Analyst:
-    """Everything that is made once."""
-    index = build_index(codes, lambda share: tick(0.6 * share))
+def _prepare(config: FindConfig, codes: CodesReader, ctx: JobContext) -> Analyst:
+    """Everything that is made once: the corpus as numbers, its topics, the survey of all activations."""
+    parts = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    parts = threads(min(parts, int(os.environ.get("OMP_NUM_THREADS") or parts)))
+    tick = _reporter(ctx, "index", _INDEX, _SURVEY)
+    index = build_index(codes, ctx.scratch / "index", lambda share: tick(0.6 * share))
     tick(0.6)
     topics = build_topics(index, seed=config.seed)
     tick(0.8)
-    starts = [codes.doc_tokens(d)[0] for d in range(codes.n_documents)]
-    meter = build_meter(index, topics, np.array([*starts, codes.n_tokens], np.int64), seed=config.seed)
-    pools = [
-        build_pool(codes, index, topics, judge=judge, context=config.context_tokens, seed=config.seed)
-        for judge in (False, True)
-    ]
+    meter = build_meter(index, topics, codes.doc_token_offsets, seed=config.seed)
+    pools = build_pools(codes, index, topics, context=config.context_tokens, seed=config.seed)
     rules = load_rules()
     tick(1.0)
+    tick = _reporter(ctx, "survey", _SURVEY, _ANALYSE, total=codes.d_sae)
+    found = survey(codes, index, topics, pools, config, parts=parts, tick=tick)
     return Analyst(
         codes=codes,
         index=index,
+        survey=found,
+        phrases=find_phrases(index, found, parts),
+        q_values=found.associations.q_values(),
+        carried=carried_by(codes).values(),
         meter=meter,
-        evidence_pool=pools[0],
-        judge_pool=pools[1],
+        pools=pools,
         rules=rules,
         rule_flags=rules.flags(index.vocabulary),
+        importance=_shares_of_largest(found.moments[:, 0]),
         renderer=Renderer(codes, config.context_tokens),
         config=config,
         sae_sha256=clean(str(codes.meta.get("sae_sha256", ""))),
     )
 
 
-def _analyse(analyst: Analyst, spool: RecordSpool, ctx: JobContext) -> list[dict[str, Any]]:
-    """Spools every record; returns the short rows that the summary needs."""
+def _shares_of_largest(values: Array) -> Array:
+    """The values beside the largest, 0 to 1."""
+    return values / max(1e-30, float(values.max(initial=0.0)))
+
+
+def _analyse(analyst: Analyst, spool: RecordSpool, ctx: JobContext) -> None:
+    """Spools every record that is not there yet."""
     total = analyst.codes.d_sae
     tick = _reporter(ctx, "analyse", _ANALYSE, _WRITE, total=total)
-    rows = []
-    try:
-        for feature_id in range(total):
-            tick(feature_id / total)
-            record = analyst.analyse(feature_id)
-            spool.add(record)
-            rows.append({key: record[key] for key in (*_SUMMARY_KEYS, "dead")})
-    finally:
-        spool.close()
-    return rows
+    for feature in range(len(spool.rows), total):
+        tick(feature / total)
+        spool.add(redact.kept(analyst.analyse(feature), analyst.config.evidence_text))
+        if feature % _RELEASE_EVERY == 0:
+            analyst.codes.release()
+            analyst.index.release()
 
 
 def _reporter(ctx: JobContext, stage: str, low: float, high: float, *, total: int = 0) -> Callable[[float], None]:
@@ -130,11 +147,13 @@ def _reporter(ctx: JobContext, stage: str, low: float, high: float, *, total: in
 
 def _metadata(config: FindConfig, codes: CodesReader, job_id: str, rules: str, seconds: float) -> dict[str, Any]:
     """`job_metadata` of the published form."""
-    lineage = {
+    lineage: dict[str, str] = {
         key: clean(str(codes.meta[key]))
-        for key in ("layer", "hook_name", "sae_sha256", "corpus_sha256")
+        for key in ("layer", "hook_name", "sae_sha256", "corpus_sha256", "model_revision")
         if key in codes.meta
     }
+    lineage |= {f"origin_{key}": clean(str(value)) for key, value in codes.meta.get("origin", {}).items()}
+    redaction = {"redaction": codes.meta["redaction"]} if "redaction" in codes.meta else {}
     return {
         "job_id": job_id,
         "source_training_job": config.training_job_id,
@@ -144,8 +163,8 @@ def _metadata(config: FindConfig, codes: CodesReader, job_id: str, rules: str, s
         "tokens": codes.n_tokens,
         "documents": codes.n_documents,
         "lineage": lineage,
-        "versions": {"metrics": METRICS_VERSION, "categories": rules, "coherence": "coherence/1"},
-        "config": {key: getattr(config, key) for key in config.__slots__},
+        "versions": {"metrics": METRICS_VERSION, "categories": rules, "coherence": "coherence/1"} | redaction,
+        "config": config.described(),
     }
 
 
@@ -166,5 +185,6 @@ def _result(config: FindConfig, codes: CodesReader, live: list[dict[str, Any]], 
         processing_time_seconds=seconds,
         tokens=codes.n_tokens,
         documents=codes.n_documents,
+        sae_origin=codes.meta.get("origin"),
         sae_sha256=clean(str(codes.meta.get("sae_sha256", ""))),
     )

@@ -1,16 +1,17 @@
 """Reads a `features` artifact a page or a feature at a time, without reading the rest.
 
-Layout: outputs.py. Files are verified when first opened. Records come back as they were written.
+Layout: outputs.py. What is read is verified when it is first read, 64 MiB at a time.
+Records come back as they were written.
 """
 
 from __future__ import annotations
 
-import json
-from itertools import pairwise
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import orjson
 
 from mistudio_core.errors import Corrupt, NotFound
 from mistudio_find.outputs import INDEX_FILE, LINES_FILE
@@ -23,6 +24,10 @@ class PathGetter(Protocol):
         """Path of a file, verified."""
         ...
 
+    def chunks(self, name: str, offset: int = 0, chunk_bytes: int = 1024 * 1024) -> Iterator[tuple[int, bytes]]:
+        """(position, bytes) from `offset` on, verified."""
+        ...
+
 
 class FeaturePages:
     """The features of a completed analysis, most coherent first. Safe to share between threads."""
@@ -30,9 +35,9 @@ class FeaturePages:
     def __init__(self, artifact: PathGetter) -> None:
         """Opens the index. Raises Corrupt."""
         index = np.frombuffer(artifact.path(INDEX_FILE).read_bytes(), "<i8")
-        self._lines = artifact.path(LINES_FILE)
+        self._artifact = artifact
         total = int(index[0]) if len(index) else -1
-        if total < 0 or len(index) != 2 + 2 * total or index[1 + total] != self._lines.stat().st_size:
+        if total < 0 or len(index) != 2 + 2 * total:
             raise Corrupt("The index of the analysis is inconsistent. Run the Find job again.")
         self._offsets = index[1 : 2 + total]
         self._ranks = index[2 + total :]
@@ -44,13 +49,13 @@ class FeaturePages:
 
     def page(self, start: int, count: int) -> list[dict[str, Any]]:
         """Records of the ranks start..start+count-1; fewer at the end, none behind it."""
-        offsets = self._offsets[max(0, start) : max(0, start) + max(0, count) + 1].tolist()
-        if len(offsets) < 2:
-            return []
-        with self._lines.open("rb") as handle:
-            handle.seek(offsets[0])
-            block = handle.read(offsets[-1] - offsets[0])
-        return [self._parse(block[a - offsets[0] : b - offsets[0]]) for a, b in pairwise(offsets)]
+        first = max(0, start)
+        return list(self.records(range(first, min(self.total, first + max(0, count)))))
+
+    def records(self, ranks: Iterable[int]) -> Iterator[dict[str, Any]]:
+        """Records of some ranks, in the given order, each read when it is its turn."""
+        for rank in ranks:
+            yield self._parse(self._read(int(self._offsets[rank]), int(self._offsets[rank + 1])))
 
     def feature(self, feature_id: int) -> dict[str, Any]:
         """The record of one feature. Raises NotFound (FEATURE_NOT_FOUND)."""
@@ -62,9 +67,19 @@ class FeaturePages:
             )
         return self.page(int(self._ranks[feature_id]), 1)[0]
 
+    def _read(self, start: int, end: int) -> bytes:
+        parts = []
+        while start < end:
+            found = next(self._artifact.chunks(LINES_FILE, start, end - start), None)
+            if found is None:
+                raise Corrupt("The index of the analysis is inconsistent. Run the Find job again.")
+            parts.append(found[1])
+            start += len(found[1])
+        return b"".join(parts)
+
     def _parse(self, line: bytes) -> dict[str, Any]:
         try:
-            record = json.loads(line)
+            record = orjson.loads(line)
         except ValueError as error:
             raise Corrupt("A record of the analysis cannot be read. Run the Find job again.") from error
         if not isinstance(record, dict):

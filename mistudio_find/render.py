@@ -68,6 +68,12 @@ class Renderer:
         """Only the text of the windows around these tokens."""
         return [self._cut(doc, token)[0] for doc, token in zip(docs, tokens, strict=True)]
 
+    def token(self, token: int) -> str:
+        """The text of one token."""
+        doc = int(self._codes.document_of(np.array([token]))[0])
+        document = self._document(doc)
+        return document.tokens[token - document.start]
+
     def _activation(self, codes: FeatureCodes, strengths: Array, doc: int, token: int) -> dict[str, Any]:
         text, low, high = self._cut(doc, token)
         first, last = codes.positions.searchsorted((low, high)).tolist()

@@ -32,14 +32,12 @@ class TopicSpace:
 
     def windows(self, index: CorpusIndex, words: Array, docs: Array) -> Array:
         """float32 (n, r): unit vectors of the windows around word occurrences; zero for empty ones."""
-        at = words[:, None].astype(np.int64) + np.arange(-WINDOW_WORDS, WINDOW_WORDS + 1)
-        inside = (at >= index.doc_words[docs][:, None]) & (at < index.doc_words[docs + 1][:, None])
-        if not len(index.word_ids):
-            return np.zeros((len(words), self.word_vectors.shape[1]), np.float32)
-        ids = index.word_ids[np.clip(at, 0, len(index.word_ids) - 1)]
-        sums = np.einsum("nw,nwr->nr", inside.astype(np.float32), self.word_vectors[ids], optimize=False)
-        norms = np.linalg.norm(sums, axis=1, keepdims=True)
-        units: Array = (sums / np.where(norms > 0, norms, 1)).astype(np.float32)
+        from mistudio_find.passes.texts import sum_windows
+
+        units: Array = np.zeros((len(words), self.word_vectors.shape[1]), np.float32)
+        if len(index.word_ids):
+            where = (words.astype(np.int64), docs.astype(np.int64), index.word_ids, index.doc_words)
+            sum_windows(*where, self.word_vectors, WINDOW_WORDS, units)
         return units
 
 

@@ -44,11 +44,11 @@ class ArtifactServicer:
 
 
 async def file_parts(
-    reader: ArtifactReader, name: str, *, offset: int = 0
+    reader: ArtifactReader, name: str, *, offset: int = 0, media_type: str = ""
 ) -> AsyncIterator[artifact_pb2.DownloadHeader | artifact_pb2.Chunk]:
-    """A verified file as a header and chunks. Raises Corrupt."""
+    """A verified file as a header and chunks; its media type follows from its name unless given. Raises Corrupt."""
     record = reader.record.file(name)
-    media_type = mimetypes.guess_type(name)[0] or "application/octet-stream"
+    media_type = media_type or mimetypes.guess_type(name)[0] or "application/octet-stream"
     chunks = reader.chunks(name, offset)
     # the first slice is verified before anything is promised: a damaged file is an error, not a torn download
     chunk = await asyncio.to_thread(next, chunks, None)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, TypeVar
 
 from google.protobuf import timestamp_pb2
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from mistudio.artifact.v1 import artifact_pb2
 from mistudio.job.v1 import job_event_pb2, job_pb2
@@ -39,16 +41,28 @@ def from_record(message: M, record: Mapping[str, Any]) -> M:
         if value is None:
             continue
         if field.message_type is not None and field.is_repeated:
+            items, plain = getattr(message, field.name), _plain_fields(field.message_type)
             for item in value:
-                from_record(getattr(message, field.name).add(), item)
+                if plain is None:
+                    from_record(items.add(), item)
+                else:  # the library fills a message of plain values at once
+                    items.add(**{name: v for name, v in item.items() if name in plain})
         elif field.message_type is not None:
             getattr(message, field.name).SetInParent()
             from_record(getattr(message, field.name), value)
         elif field.is_repeated:
-            getattr(message, field.name).extend(_plain(field, item) for item in value)
+            getattr(message, field.name).extend(value if field.enum_type is None else [_plain(field, v) for v in value])
         else:
             setattr(message, field.name, _plain(field, value))
     return message
+
+
+@lru_cache(maxsize=256)
+def _plain_fields(descriptor: Descriptor) -> frozenset[str] | None:
+    """Names of a message's fields; None where it has messages or enums in it."""
+    if any(field.message_type is not None or field.enum_type is not None for field in descriptor.fields):
+        return None
+    return frozenset(descriptor.fields_by_name)
 
 
 def _plain(field: Any, value: Any) -> Any:

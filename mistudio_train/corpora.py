@@ -16,12 +16,11 @@ from mistudio_core.corpus.about import About, corpus_file, read_about
 from mistudio_core.corpus.forms import IntakeOptions
 from mistudio_core.corpus.intake import CorpusIntake
 from mistudio_core.corpus.names import check_name
-from mistudio_core.errors import Corrupt, InvalidInput
+from mistudio_core.errors import Corrupt
+from mistudio_core.jobs.corpora import URI_BASE, corpus_reference, corpus_uri
 from mistudio_core.jobs.queries import JobQueries, Upload
 from mistudio_core.jobs.records import InputReference
 from mistudio_core.jobs.store import JobStore, corpus_not_found
-
-_URI_BASE = "/data/samples/"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,15 +116,8 @@ class Corpora:
         return records
 
     async def reference(self, name: str) -> InputReference:
-        """The newest corpus of a name as a job's input, fixed by its digest. Raises InvalidInput (CORPUS_NOT_FOUND)."""
-        found = await self._queries.upload(corpus_uri(name))
-        if found is None:
-            raise InvalidInput(
-                f"Corpus file '{name}' not found. Please upload it first: `mistudio upload FILE`.",
-                reason="CORPUS_NOT_FOUND",
-                facts={"corpus_file": name},
-            )
-        return InputReference(uri=corpus_uri(name), sha256=found.record.sha256)
+        """See corpus_reference."""
+        return await corpus_reference(self._queries, name)
 
     def _entry(self, found: Upload) -> CorpusEntry:
         """A damaged corpus says so where it is shown: the others are listed all the same."""
@@ -133,10 +125,5 @@ class Corpora:
             about = read_about(self._store.open(found.record))
         except Corrupt as error:
             about = About(warnings=(error.message,))
-        name = found.record.uri.removeprefix(_URI_BASE)
+        name = found.record.uri.removeprefix(URI_BASE)
         return CorpusEntry(name=name, record=found.record, created_at=found.created_at, about=about, token=found.token)
-
-
-def corpus_uri(name: str) -> str:
-    """The logical path of an uploaded corpus."""
-    return _URI_BASE + name

@@ -22,9 +22,10 @@ from mistudio_torch.lm.hookpoints import HookPoint
 from mistudio_torch.lm.load import LoadedLM, load_lm
 from mistudio_torch.lm.source import check_layer
 from mistudio_torch.sae import SaeShape
+from mistudio_torch.tokenised import Array
 from mistudio_train.checkpoint import read_states, write_states
 from mistudio_train.config import TrainConfig
-from mistudio_train.data import Array, batch_rows, epoch_blocks, read_corpus
+from mistudio_train.data import batch_rows, epoch_blocks, read_corpus
 from mistudio_train.finish import finish
 from mistudio_train.hub_dataset import job_corpus
 from mistudio_train.member import Member

@@ -6,22 +6,22 @@ Reads SAEs that take raw activations; trains and writes nothing. Definitions: do
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from torch import Tensor
 
 from mistudio_core.errors import InvalidInput, LimitReached, Unsupported
+from mistudio_torch.encoding import parts
 from mistudio_torch.lm.causal import load_causal_lm
 from mistudio_torch.lm.weights import Placement
 from mistudio_torch.metrics import MetricAccumulator, SaeMetrics, SpliceMetrics, splice_metrics_of
 from mistudio_torch.sae import Sae
-from mistudio_train.data import Array, cut_blocks, sample_documents
+from mistudio_torch.tokenised import Array, cut_blocks, sample_documents
 from mistudio_train.memory_plan import room_of
 from mistudio_train.run import Run, model_dtype
 from mistudio_train.variants import Variant
 
-ENCODE_TOKENS = 2048
 _EVALUATE_TOKENS = 2_000_000
 _SPLICE_LEAST, _SPLICE_MOST = 2000, 50_000
 _WHOLE_MODEL_SHARE = 0.7
@@ -72,12 +72,6 @@ def measure(run: Run, trained: Sequence[Trained], on_share: Callable[[float], No
         Measured(metrics=s.result(), frequency_F=s.fired_F.double() / max(s.tokens, 1), splice=found)
         for s, found in zip(sums, spliced, strict=True)
     ]
-
-
-def parts(n: int) -> Iterator[slice]:
-    """Rows in parts of bounded memory."""
-    for start in range(0, n, ENCODE_TOKENS):
-        yield slice(start, start + ENCODE_TOKENS)
 
 
 def splice(run: Run, trained: Sequence[Trained], documents: Array) -> list[SpliceMetrics]:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from mistudio_core.errors import MistudioError
+from mistudio_torch.tokenised import Array
 from mistudio_train.curves import CurveRecorder
-from mistudio_train.data import Array
 from mistudio_train.trainer import StepOutput, Trainer
 from mistudio_train.variants import Variant
 

@@ -15,8 +15,9 @@ from torch import Tensor
 from mistudio_core.jobs.context import JobContext
 from mistudio_torch.harvest import harvest
 from mistudio_torch.lm.load import LoadedLM
+from mistudio_torch.tokenised import Array
 from mistudio_train.config import TrainConfig
-from mistudio_train.data import Array, Corpus
+from mistudio_train.data import Corpus
 from mistudio_train.parallel import ALONE, World
 from mistudio_train.variants import Variant
 

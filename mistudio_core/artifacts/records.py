@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 
 from mistudio_core.errors import Corrupt
 
-KINDS = ("corpus", "sae", "checkpoint", "codes", "metadata", "features", "explanations", "report", "curves")
+KINDS = ("corpus", "sae", "checkpoint", "codes", "metadata", "features", "explanations", "report", "curves", "export")
 """Short names of mistudio.artifact.v1.ArtifactKind, in its order."""
 
 

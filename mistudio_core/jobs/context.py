@@ -33,6 +33,11 @@ class JobContext(Protocol):
         """A folder of this attempt's own, empty at the start and removed at the end."""
         ...
 
+    @property
+    def kept(self) -> Path:
+        """A folder of the job's own that outlives a killed attempt; removed when the job ends."""
+        ...
+
     def input(self, name: str) -> ArtifactReader:
         """An input artifact by its role: `corpus`, `sae`, `codes`, `metadata`, `features`. Raises Corrupt."""
         ...
@@ -105,6 +110,7 @@ _URI_BASE = {
     "codes": "activations",
     "metadata": "activations",
     "features": "find",
+    "export": "find",
     "explanations": "explain",
     "report": "explain",
 }

@@ -34,6 +34,8 @@ class LocalContext:
         self.device = device
         self.scratch = folder / "scratch"
         self.scratch.mkdir(parents=True, exist_ok=True)
+        self.kept = folder / "kept"
+        self.kept.mkdir(exist_ok=True)
         self.cancelled = False
         self.artifacts: list[ArtifactRecord] = _existing(self.store, job_id)
         self.progress_reports: list[tuple[str, float]] = []

@@ -62,6 +62,7 @@ def _run(spec: dict[str, Any], reporter: Reporter) -> worker_service_pb2.FinishR
         scratch = Path(spec["scratch"])
         with disk_errors(scratch.parent.parent, "the job's scratch folder"):
             scratch.mkdir(parents=True, exist_ok=True)
+            (scratch.parent / "kept").mkdir(exist_ok=True)
         context = WorkerContext(spec, reporter)
         result = load_runner(spec["worker"])(base64.b64decode(spec["request"]), context)
         return worker_service_pb2.FinishRequest(result=result)

@@ -26,6 +26,7 @@ class WorkerContext:
         self.device = str(spec["device"])
         self.home = Home(Path(spec["home"]))
         self.scratch = Path(spec["scratch"])
+        self.kept = self.scratch.parent / "kept"
         self._attempt = int(spec["attempt"])
         self._reporter = reporter
         self._store = ArtifactStore(self.home.artifacts)

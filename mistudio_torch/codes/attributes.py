@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from array import array
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -107,6 +107,17 @@ class Attributes:
         except (KeyError, ValueError, TypeError) as error:
             raise Corrupt("The labels of a codes artifact cannot be read. Run its training job again.") from error
         self._check(len(documents["heldout"]))
+        self._change: Callable[[str], str] | None = None
+
+    def change(self, change: Callable[[str], str]) -> None:
+        """Gives every label and group as `change` makes it from now on."""
+        self._values = {name: [change(value) for value in values] for name, values in self._values.items()}
+        self._change = change
+
+    @property
+    def has_groups(self) -> bool:
+        """Whether any document has a group."""
+        return self._groups is not None
 
     def label_ids(self, column: str) -> tuple[list[str], Array]:
         """(values of a label column, the empty one first; int32 (D,): which of them a document has)."""
@@ -128,9 +139,9 @@ class Attributes:
         """The document's group; empty for none."""
         if self._group_offsets is None or self._groups is None:
             return ""
-        return (
-            self._groups[self._group_offsets[doc] : self._group_offsets[doc + 1]].tobytes().decode("utf-8", "replace")
-        )
+        part = slice(self._group_offsets[doc], self._group_offsets[doc + 1])
+        group = self._groups[part].tobytes().decode("utf-8", "replace")
+        return group if self._change is None else self._change(group)
 
     def time(self, doc: int) -> int | None:
         """Microseconds since 1970; None for none."""

@@ -7,6 +7,7 @@ by the artifact reader's `path()`; what is internally inconsistent raises Corrup
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 
 from mistudio_core.errors import Corrupt, Unsupported
 from mistudio_torch.codes.attributes import Attributes, PathGetter
-from mistudio_torch.codes.tensorfile import Array, open_tensors
+from mistudio_torch.codes.tensorfile import Array, let_go, open_tensors
 from mistudio_torch.codes.writer import FORMAT_VERSION
 
 
@@ -105,6 +106,41 @@ class CodesReader:
         return FeatureCodes(
             positions=self._positions[part].astype(np.int64), values=self._values[part].astype(np.float32)
         )
+
+    def part(self, first: int, last: int) -> tuple[Array, Array, Array]:
+        """Features first..last-1 together: (int64 (last - first + 1,) offsets, int64 positions, uint16 values).
+
+        The values are the bits of float16 numbers. Memory is theirs alone; see `release`.
+        """
+        offsets = self._feature_offsets[first : last + 1]
+        part = slice(int(offsets[0]), int(offsets[-1]))
+        values = np.array(self._values[part]).view(np.uint16)
+        return offsets - offsets[0], self._positions[part].astype(np.int64), values
+
+    def ranges(self, activations: int, features: int) -> Iterator[tuple[int, int]]:
+        """Ranges of features of at most so many activations, one feature alone perhaps more, and so many features."""
+        first = 0
+        while first < self.d_sae:
+            bound = int(self._feature_offsets[first]) + activations
+            last = int(np.searchsorted(self._feature_offsets, bound, side="right")) - 1
+            last = min(max(last, first + 1), first + features, self.d_sae)
+            yield first, last
+            first = last
+
+    @property
+    def token_column(self) -> Array:
+        """uint32 (T,): the id of every token in the model's vocabulary, memory-mapped."""
+        return np.asarray(self._token_ids)
+
+    @property
+    def doc_token_offsets(self) -> Array:
+        """int64 (D + 1,): first token of each document, and T."""
+        return self._doc_token_offsets
+
+    def release(self) -> None:
+        """Lets go of what the memory maps have read, so that a pass over all of it stays small."""
+        for mapped in (self._positions, self._values, self._token_ids, self._spans, self._texts):
+            let_go(mapped)
 
     def frequency(self) -> Array:
         """int64 (F,): number of tokens on which each feature fires."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import mmap
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,7 @@ _NAMES = {
     "uint32": "U32",
     "float32": "F32",
     "float16": "F16",
+    "uint16": "U16",
     "uint8": "U8",
 }
 _DTYPES = {name: np.dtype(dtype) for dtype, name in _NAMES.items()}
@@ -84,3 +86,10 @@ def flush(tensors: Mapping[str, Array]) -> None:
     for tensor in tensors.values():
         if isinstance(tensor, np.memmap):
             tensor.flush()
+
+
+def let_go(mapped: Array) -> None:
+    """Drops the pages that a read-only memory map has touched from this process; they are read again when needed."""
+    memory = getattr(mapped, "_mmap", None)
+    if memory is not None and hasattr(mmap, "MADV_DONTNEED"):
+        memory.madvise(mmap.MADV_DONTNEED)

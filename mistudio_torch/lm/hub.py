@@ -42,12 +42,14 @@ def is_offline() -> bool:
     return os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE")
 
 
-def repo(name: str, token: Secret | None) -> HubRepo:
-    """Metadata of a repository. Raises NotFound, Forbidden, Unavailable."""
+def repo(name: str, token: Secret | None, revision: str = "") -> HubRepo:
+    """Metadata of a repository, at a revision or as it is now. Raises NotFound, Forbidden, Unavailable."""
     from huggingface_hub import HfApi
 
     with hub_errors(name):
-        info = HfApi(endpoint=_endpoint()).model_info(name, token=_token(token), timeout=_TIMEOUT_S)
+        info = HfApi(endpoint=_endpoint()).model_info(
+            name, revision=revision or None, token=_token(token), timeout=_TIMEOUT_S
+        )
     files = tuple(sorted(s.rfilename for s in info.siblings or ()))
     return HubRepo(name=name, revision=str(info.sha), gated=bool(info.gated or info.private), files=files)
 

@@ -236,9 +236,10 @@ class SparseSae(Sae):
         if gradient_FD.is_cuda:
             gradient_FD.sub_((gradient_FD * rows_FD).sum(1, keepdim=True) * rows_FD)
             return
+        from mistudio_torch.compiled import threads
         from mistudio_torch.sae import kernels
 
-        kernels.remove_along(gradient_FD.numpy(), rows_FD.numpy(), kernels.threads(torch.get_num_threads()))
+        kernels.remove_along(gradient_FD.numpy(), rows_FD.numpy(), threads(torch.get_num_threads()))
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -247,9 +248,10 @@ class SparseSae(Sae):
         if rows_FD.is_cuda:
             rows_FD.div_(rows_FD.norm(dim=1, keepdim=True).clamp_min(1e-8))
             return
+        from mistudio_torch.compiled import threads
         from mistudio_torch.sae import kernels
 
-        kernels.unit_rows(rows_FD.numpy(), kernels.threads(torch.get_num_threads()))
+        kernels.unit_rows(rows_FD.numpy(), threads(torch.get_num_threads()))
 
 
 def leave_gradients(sae: Sae, total: Tensor) -> None:

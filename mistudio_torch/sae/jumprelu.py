@@ -1,8 +1,7 @@
 """The JumpReLU SAE: a feature fires where its pre-activation exceeds a threshold of its own.
 
 Rajamanoharan et al. 2024, "Jumping ahead" (arXiv:2407.14435): an L0 penalty whose gradient to the
-thresholds is that of a rectangle of width BANDWIDTH around the jump. Inputs are normalised to
-E||x||^2 = d_in, which is what the bandwidth and the first threshold are made for.
+thresholds is that of a rectangle of width BANDWIDTH around the jump.
 """
 
 from __future__ import annotations
@@ -24,7 +23,13 @@ from mistudio_torch.sae.base import (
 from mistudio_torch.sae.dense import decoded, encoded
 
 BANDWIDTH = 0.2
-FIRST_THRESHOLD = 0.5
+"""For inputs of E||x||^2 = d_in. Up to 1 it changes little: at 31 features a token FVU 0.197 with 0.2 and with 0.5."""
+FIRST_THRESHOLD, FIRST_SHARE = 1.0, 0.02
+"""The first threshold, for the same inputs, and the least share of the pre-activations that are above the first one.
+A threshold moves by no more than the learning rate in a step: from 0.5 a short run does not arrive at few features,
+whatever the penalty, and from 1.5 many stay silent. Measured on MiniLM, layer 3, width 1,536, 100,000 tokens: at about
+50 features a token FVU 0.162 from 1, 0.182 from 0.5. A transcoder's encoder begins smaller: the share is for it."""
+_SHARE_ROWS = 128
 
 
 class JumpReluSae(Sae):
@@ -39,7 +44,10 @@ class JumpReluSae(Sae):
     def initialise(self, seed: int, x_BD: Tensor, target_BD: Tensor) -> None:
         """See Sae."""
         super().initialise(seed, x_BD, target_BD)
-        self.threshold_F.fill_(FIRST_THRESHOLD)
+        some_BD = x_BD[:: max(1, len(x_BD) // _SHARE_ROWS)][:_SHARE_ROWS].to(self.W_enc_FD)
+        pre_N = self.pre_activations(some_BD).flatten()
+        below = pre_N.kthvalue(max(1, round((1 - FIRST_SHARE) * len(pre_N)))).values
+        self.threshold_F.copy_(below.clamp(0.0, FIRST_THRESHOLD))
 
     @torch.no_grad()
     def encode(self, x_BD: Tensor) -> SparseCodes:

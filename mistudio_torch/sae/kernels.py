@@ -9,35 +9,17 @@ is made by one of them in a fixed order, so results do not depend on it.
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
 from typing import Any
 
-import numba
 import numpy as np
-from numba import njit, prange
+from numba import prange
+
+from mistudio_torch.compiled import compiled, inlined
 
 Array = np.ndarray[Any, np.dtype[Any]]
 
 
-def _compiled(function: Callable[..., Any], *, parallel: bool = True) -> Callable[..., Any]:
-    """Compiles on first use; keeps the machine code on disk where a folder for it can be written."""
-    options: dict[str, Any] = {"parallel": parallel, "fastmath": {"contract", "arcp", "nsz", "reassoc"}}
-    try:
-        compiled: Callable[..., Any] = njit(cache=True, **options)(function)
-    except RuntimeError:  # no writable place for the cache, for example on a read-only file system
-        compiled = njit(**options)(function)
-    return compiled
-
-
-def threads(parts: int) -> int:
-    """Lets numba use `parts` threads, or as many as there are; returns how many."""
-    most = int(numba.config.NUMBA_NUM_THREADS)  # type: ignore[attr-defined]  # it is set on import
-    used = max(1, min(parts, most))
-    numba.set_num_threads(used)
-    return used
-
-
-@njit(inline="always", fastmath={"contract", "arcp", "nsz", "reassoc"})
+@inlined
 def _kth(values: Array, n: int, k: int, most: Any) -> Any:  # pragma: no cover  (compiled)
     """Largest t in 0..most with at least k of values[:n] >= t, by bisection: counting vectorises."""
     low, high = np.int64(0), np.int64(most) + 1
@@ -54,7 +36,7 @@ def _kth(values: Array, n: int, k: int, most: Any) -> Any:  # pragma: no cover  
     return low
 
 
-@njit(inline="always", fastmath={"contract", "arcp", "nsz", "reassoc"})
+@inlined
 def _group_maxima(row: Array, maxima: Array) -> None:  # pragma: no cover  (compiled)
     """Largest entry of each strided group: column g of `row` seen as rows of len(maxima) entries."""
     groups = len(maxima)
@@ -65,7 +47,7 @@ def _group_maxima(row: Array, maxima: Array) -> None:  # pragma: no cover  (comp
             maxima[g] = max(maxima[g], row[start + g])
 
 
-@njit(inline="always", fastmath={"contract", "arcp", "nsz", "reassoc"})
+@inlined
 def _reaching(row: Array, maxima: Array, bound: Any, found: Array, where: Array) -> Any:  # pragma: no cover  (compiled)
     """Entries of at least `bound`, into `found` and `where`; how many. Groups below it are passed over."""
     groups, n = len(maxima), np.int64(0)
@@ -83,7 +65,7 @@ def _reaching(row: Array, maxima: Array, bound: Any, found: Array, where: Array)
     return n
 
 
-@njit(inline="always")
+@inlined
 def _keep(
     found: Array, where: Array, n: Any, cut: Any, bits_K: Array, feature_K: Array
 ) -> None:  # pragma: no cover  (compiled)
@@ -103,7 +85,7 @@ def _keep(
     feature_K[kept:] = 0
 
 
-@_compiled
+@compiled
 def top_k(
     bits_BF: Array, k: int, groups: int, bits_NK: Array, feature_NK: Array, first: int, parts: int
 ) -> None:  # pragma: no cover  (compiled)
@@ -130,7 +112,7 @@ def top_k(
             _keep(found, where, n, cut, bits_NK[first + b], feature_NK[first + b])
 
 
-@_compiled
+@compiled
 def count_above(bits_BF: Array, floor: int, count_B: Array, parts: int) -> None:  # pragma: no cover  (compiled)
     """How many entries of each row are at least `floor` (>= 1)."""
     rows, width = bits_BF.shape
@@ -144,7 +126,7 @@ def count_above(bits_BF: Array, floor: int, count_B: Array, parts: int) -> None:
             count_B[b] = count
 
 
-@_compiled
+@compiled
 def take_above(
     bits_BF: Array, floor: int, start_B: Array, bits_N: Array, feature_N: Array, parts: int
 ) -> None:  # pragma: no cover  (compiled)
@@ -168,7 +150,7 @@ def take_above(
                             at += 1
 
 
-@_compiled
+@compiled
 def decode(
     target_BD: Array,
     W_dec_FD: Array,
@@ -218,7 +200,7 @@ def decode(
     return total
 
 
-@njit(inline="always", fastmath={"contract", "arcp", "nsz", "reassoc"})
+@inlined
 def _add_rows(
     out: Array, table: Array, feature_N: Array, value_N: Array, first: int, last: int, low: Any, high: Any
 ) -> None:  # pragma: no cover  (compiled)
@@ -243,7 +225,7 @@ def _add_rows(
                 out[d] += v0 * r0[d]
 
 
-@njit(inline="always", fastmath={"contract", "arcp", "nsz", "reassoc"})
+@inlined
 def _dot_rows(
     vector: Array,
     table: Array,
@@ -289,7 +271,7 @@ def _dot_rows(
         at += 1
 
 
-@functools.partial(_compiled, parallel=False)
+@functools.partial(compiled, parallel=False)
 def by_feature(
     start_B: Array, feature_N: Array, value_N: Array, start_F: Array, pair_N: Array, token_N: Array
 ) -> None:  # pragma: no cover  (compiled)
@@ -313,7 +295,7 @@ def by_feature(
                 free[feature_N[i]] = at + 1
 
 
-@_compiled
+@compiled
 def sum_by_feature(
     x_BD: Array,
     gradient_GBD: Array,
@@ -368,7 +350,7 @@ def sum_by_feature(
             b_enc_grad_F[f] = bias
 
 
-@_compiled
+@compiled
 def remove_along(gradient_FD: Array, rows_FD: Array, parts: int) -> None:  # pragma: no cover  (compiled)
     """Takes the part along each unit row out of its gradient, in place."""
     features, width = rows_FD.shape
@@ -381,7 +363,7 @@ def remove_along(gradient_FD: Array, rows_FD: Array, parts: int) -> None:  # pra
                 gradient_FD[f, d] -= along * rows_FD[f, d]
 
 
-@_compiled
+@compiled
 def unit_rows(rows_FD: Array, parts: int) -> None:  # pragma: no cover  (compiled)
     """Divides each row by its norm, or by 1e-8 where that is less, in place."""
     features, width = rows_FD.shape

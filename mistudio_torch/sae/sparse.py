@@ -94,9 +94,10 @@ def top_k(x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, k: int, *, exact: boo
         slices = pre_activations(x_BD, W_enc_FD, b_enc_F, exact=exact)
         feature_BK, value_BK = sparse_torch.top_k(slices, len(x_BD), k)
         return Selection(start_B=start_B, feature_N=feature_BK.reshape(-1), value_N=value_BK.reshape(-1))
+    from mistudio_torch.compiled import threads
     from mistudio_torch.sae import kernels
 
-    parts = kernels.threads(torch.get_num_threads())
+    parts = threads(torch.get_num_threads())
     feature_BK = torch.empty(len(x_BD), k, dtype=torch.int32)
     value_BK = torch.empty(0)
     for first, pre_CF in pre_activations(x_BD, W_enc_FD, b_enc_F, exact=exact):
@@ -151,9 +152,10 @@ def _guess(x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, k: int) -> float:
 
 def _above(x_BD: Tensor, W_enc_FD: Tensor, b_enc_F: Tensor, floor: float, *, most: int) -> Selection | None:
     """Every pre-activation that is positive and at least `floor`; None where there are more than `most`."""
+    from mistudio_torch.compiled import threads
     from mistudio_torch.sae import kernels
 
-    parts = kernels.threads(torch.get_num_threads())
+    parts = threads(torch.get_num_threads())
     counts, features, values, total = [], [], [], 0
     for _, pre_CF in pre_activations(x_BD, W_enc_FD, b_enc_F, exact=False):
         bits_CF = _bits(pre_CF)
@@ -200,9 +202,10 @@ def gradients(
         from mistudio_torch.sae import sparse_torch
 
         return sparse_torch.gradients(sae, x_BD, target_BD, selection, factor_G)
+    from mistudio_torch.compiled import threads
     from mistudio_torch.sae import kernels
 
-    parts = kernels.threads(torch.get_num_threads())
+    parts = threads(torch.get_num_threads())
     start_B, feature_N, value_N = (t.numpy() for t in (selection.start_B, selection.feature_N, selection.value_N))
     group_G, factors_G = np.asarray(groups, np.int64), factor_G.float().numpy()
     features, d_in, d_out = sae.shape.d_sae, x_BD.shape[1], target_BD.shape[1]

@@ -112,6 +112,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
         "contrast_texts": {"contrast_texts": 3},
         "keywords": {"keywords": 3},
         "seed": {"seed": 3},
+        "evidence_text": {"evidence_text": 2},
     },
     "StartExplainRequest": {
         "find_job_id": {"find_job_id": "other"},
@@ -137,7 +138,11 @@ ELSEWHERE = {
         "wait_for_training": "tests/e2e/test_bad_input.py::test_find_on_an_unfinished_job",
         "sae_name": "tests/e2e/test_several_saes.py",
         "request_id": "tests/e2e/test_api.py::test_sixteen_equal_starts",
-        "evidence_text": "only full is not reserved, and it is what an unset field means",
+        "huggingface_token": "tests/e2e/test_imported_sae.py::test_a_gated_sae_needs_its_token",
+        **dict.fromkeys(
+            ("sae_uri", "model_name", "corpus_file", "hook_name", "max_tokens"),
+            "tests/unit/find/test_find_config.py::test_each_field_of_an_import_changes_what_the_job_is",
+        ),
     },
     "StartExplainRequest": {
         "wait_for_find": "tests/e2e/test_pipeline.py",
@@ -158,7 +163,8 @@ OTHERS = {
         *("hook", "hook_name", "module_path", "output_hook_name", "sweep", "processes"),
     },
     "ExportExplanationsRequest": {"job_id", "format"},
-    "ExportFeaturesRequest": {"job_id", "format"},
+    "DownloadFindBundleRequest": {"job_id", "offset"},
+    "ExportFeaturesRequest": {"job_id", "format", "offset"},
     "GetExplainResultRequest": {"job_id"},
     "GetExplainStatusRequest": {"job_id"},
     "GetExplanationRequest": {"job_id", "feature_id"},

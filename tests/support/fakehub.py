@@ -63,7 +63,8 @@ class Handler(BaseHTTPRequestHandler):
         repo = repo.partition("/revision/")[0]
         if repo not in self.hub.folders:
             return self.send(404, b"{}", {"X-Error-Code": "RepoNotFound"})
-        files = sorted(p.name for p in self.hub.folders[repo].iterdir())
+        root = self.hub.folders[repo]
+        files = sorted(str(p.relative_to(root)) for p in root.rglob("*") if p.is_file())
         reply = {"id": repo, "sha": COMMIT, "private": False, "gated": "manual" if repo in self.hub.gated else False}
         reply["siblings"] = [{"rfilename": f} for f in files]
         return self.send(200, json.dumps(reply).encode(), {"Content-Type": "application/json"})

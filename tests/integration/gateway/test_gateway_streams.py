@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import json
 from typing import Any
@@ -191,7 +192,7 @@ async def test_a_stalled_upload_ends(start, backend: Backend) -> None:
 
 async def test_download(http: httpx.AsyncClient) -> None:
     for path in (REPORT, REPORT.replace("//data", "/%2Fdata"), REPORT.replace("//data", "/data")):
-        reply = await http.get(path)
+        reply = await http.get(path, headers={"accept-encoding": "identity"})
         assert reply.status_code == 200 and reply.content == FILE
     assert reply.headers["content-type"] == "text/html"
     assert reply.headers["content-disposition"].startswith('attachment; filename="report.html"')
@@ -210,6 +211,27 @@ async def test_download_goes_on(http: httpx.AsyncClient) -> None:
     assert (await http.get(REPORT, headers={"range": "bytes=0-5"})).status_code == 200
     beyond = await http.get(REPORT, headers={"range": f"bytes={len(FILE)}-"})
     assert beyond.status_code == 416 and beyond.headers["content-range"] == f"bytes */{len(FILE)}"
+
+
+async def test_a_whole_text_travels_compressed_to_who_asks(http: httpx.AsyncClient) -> None:
+    async with http.stream("GET", REPORT, headers={"accept-encoding": "gzip"}) as reply:
+        raw = b"".join([part async for part in reply.aiter_raw()])
+    assert gzip.decompress(raw) == FILE and len(raw) < len(FILE) / 10
+    assert reply.headers["content-encoding"] == "gzip" and "content-length" not in reply.headers
+    assert reply.headers["etag"] == f'"{hashlib.sha256(FILE).hexdigest()}-gzip"'
+    assert (reply.headers["accept-ranges"], reply.headers["vary"]) == ("none", "Accept-Encoding")
+    for refused in ("identity", "gzip;q=0", "gzip; q=0.0, br", "x-gzip", ""):
+        plain = await http.get(REPORT, headers={"accept-encoding": refused})
+        assert "content-encoding" not in plain.headers and plain.content == FILE
+        assert plain.headers["vary"] == "Accept-Encoding"
+    part = await http.get(REPORT, headers={"accept-encoding": "gzip", "range": "bytes=5-"})
+    assert part.status_code == 206 and "content-encoding" not in part.headers and part.content == FILE[5:]
+
+
+async def test_a_broken_compressed_download_has_no_end(http: httpx.AsyncClient, backend: Backend) -> None:
+    backend.artifacts.break_after = 2**20
+    with pytest.raises((httpx.RemoteProtocolError, httpx.ReadError)):
+        await http.get(REPORT, headers={"accept-encoding": "gzip"})
 
 
 async def test_a_broken_download_breaks_the_connection(http: httpx.AsyncClient, backend: Backend) -> None:

@@ -3,9 +3,11 @@
 import argparse
 import json
 
+import numpy as np
 import pytest
 
 from benchmarks import ours_text, run, synthetic, tables, train_text
+from benchmarks.peers import search
 from tests.support import tinymodels
 
 
@@ -52,8 +54,8 @@ def test_the_search_ends_at_the_wanted_l0(target, start):
         tried.append(weight)
         return {"sparsity": weight, "l0": 500 / (1 + (weight / 0.02) ** 0.8)}
 
-    found = synthetic.match_l0(train, target, start)
-    assert found["l0"] == pytest.approx(target, rel=0.03) and found["sparsity"] == tried[-1]
+    found = search.match_l0(train, target, start)
+    assert found["l0"] == pytest.approx(target, rel=search.CLOSE) and found["sparsity"] == tried[-1]
 
 
 def test_a_search_without_end_leaves_the_closest():
@@ -63,16 +65,49 @@ def test_a_search_without_end_leaves_the_closest():
         tried.append(weight)
         return {"sparsity": weight, "l0": 40.0 if weight < 1 else 7.0}
 
-    found = synthetic.match_l0(train, 10.0, 0.1)
-    assert found["l0"] == 7.0 and found["sparsity"] == tried[-1] and len(tried) <= synthetic._SEARCH_RUNS + 1
+    found = search.match_l0(train, 10.0, 0.1)
+    assert found["l0"] == 7.0 and found["sparsity"] in tried and len(tried) < 10
 
 
 def test_the_table_of_known_features_shows_the_best_of_each():
+    about = {"kind": "plain", "largest": 0.5, "l0": 7, "fvu": 0.1, "dead": 0}
+    tried = (("gated", "miStudio", 0.99, False), ("gated", "miStudio", 0.9, True), ("gated", "SAELens", 0.7, False))
+    tried += (("topk", "miStudio", 0.8, True), ("topk", "miStudio", 0.95, True))
     runs = [
-        {"arch": "topk", "contestant": name, "lr": lr, "matched": m, "largest": m, "l0": 7, "fvu": 0.1, "dead": 0}
-        for name, lr, m in (("miStudio", 1e-3, 0.9), ("miStudio", 3e-3, 0.95), ("SAELens", 1e-3, 0.8))
+        about | {"arch": arch, "contestant": name, "matched": m, "at_l0": at, "lr": 1e-3} for arch, name, m, at in tried
     ]
     summary = synthetic.summarise(runs)
-    assert [(r["contestant"], r["matched"]) for r in summary] == [("miStudio", 0.95), ("SAELens", 0.8)]
-    data = {"features": 512, "d_in": 128, "true_l0": 6.8, "width": 512, "tokens": 1000}
-    assert "0.950" in tables.synthetic({"data": data, "summary": summary})
+    assert [(r["contestant"], r["matched"]) for r in summary] == [
+        ("miStudio", 0.95),
+        ("miStudio", 0.9),
+        ("SAELens", 0.7),
+    ]
+    data = {"features": 512, "d_in": 128, "true_l0": {"plain": 6.8}, "width": 512, "tokens": 1000}
+    table = tables.synthetic({"data": data, "summary": summary})
+    assert "0.950" in table and "6.8" in table and "0.990" not in table
+
+
+def test_results_of_other_architectures_are_kept_where_sizes_agree(tmp_path):
+    data = {"tokens": 1000}
+    figures = {"data": data | {"true_l0": {"plain": 4.0}}, "runs": [{"arch": "topk"}]}
+    (tmp_path / "synthetic.json").write_text(json.dumps({"figures": figures}))
+    given = argparse.Namespace(results=tmp_path, keep=True)
+    assert synthetic._before(given, data) == figures
+    assert synthetic._before(argparse.Namespace(results=tmp_path, keep=False), data) == {}
+    with pytest.raises(FileNotFoundError, match="--keep"):
+        synthetic._before(given, {"tokens": 2000})
+
+
+def test_one_contestant_searches_in_one_process(tmp_path, capsys):
+    rows = np.random.default_rng(0).standard_normal((1200, 8)).astype(np.float32)
+    np.save(tmp_path / "acts.npy", rows)
+    arguments = ["--module", "benchmarks.ours", "--acts", str(tmp_path / "acts.npy"), "--folder", str(tmp_path)]
+    arguments += ["--lrs", "0.01,0.02", "--l0", "3", "--weight", "0.1", "--width", "16", "--tokens", "1000"]
+    arguments += ["--batch", "100", "--seed", "0", "--heldout-rows", "200"]
+    for arch in ("batchtopk", "gated"):
+        assert search.main([*arguments, "--arch", arch]) == 0
+        runs = json.loads(capsys.readouterr().out)["runs"]
+        assert [run["lr"] for run in runs] == [0.01, 0.02] and all(0 < run["fvu"] < 2 for run in runs)
+        assert all((tmp_path / run["out"]).exists() for run in runs)
+        assert all(abs(run["l0"] - 3) <= 0.15 for run in runs if run["at_l0"])
+        assert all((run["sparsity"] is None) == (arch == "batchtopk") for run in runs)

@@ -40,7 +40,7 @@ def test_planted_features_are_found(done):
     _, _, pages = done
     word, topic = pages.feature(WORD), pages.feature(TOPIC)
     assert word["pattern_keywords"][0] in ("token", "tokens")
-    assert word["driving_tokens"][0]["word"] in ("token", "tokens")
+    assert word["driving_tokens"][0]["text"] in ("token", "tokens")
     assert set(topic["pattern_keywords"][:5]) <= set(TOPICS["cooking"].split())
     assert {t["context"] for t in topic["top_activations"]} == {"cooking"}
     assert word["complexity"] == "low"
@@ -57,7 +57,7 @@ def test_coherence_is_high_for_patterns_and_near_nothing_for_chance(done):
 
 def test_coherence_rises_with_the_share_of_one_pattern(tmp_path, store):
     codes = job.CodesReader(Folder(store))
-    meter = job._prepare(CONFIG, codes, lambda _: None).meter
+    meter = job._prepare(CONFIG, codes, LocalContext(tmp_path)).meter
     planted = codes.feature(TOPIC).positions[::7][:20]
     noise = meter.sample_tokens[:20]
 

@@ -12,7 +12,7 @@ from mistudio_core.jobs.local import LocalContext
 from mistudio_find import job
 from mistudio_find.categories import categorise, complexity, load_rules
 from mistudio_find.config import FindConfig
-from mistudio_find.csv_export import cell
+from mistudio_find.exports.csv_file import cell
 from mistudio_find.pages import FeaturePages
 from tests.unit.find.stores import Folder, write_store
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from mistudio_core.errors import InvalidInput, Unsupported
+from mistudio_torch.tokenised import cut_blocks, sample_documents
 from mistudio_train.config import TrainConfig
-from mistudio_train.data import batch_rows, cut_blocks, sample_documents, split
+from mistudio_train.data import batch_rows, split
 from mistudio_train.trainer import rate_factor
 
 

@@ -86,12 +86,12 @@ def test_the_whole_model_for_next_token_figures_is_shown_and_counts_for_no_peak(
 
 def test_constants_are_those_of_the_code_that_they_stand_for():
     from mistudio_core.hostmemory import has_fast_bfloat16
-    from mistudio_torch import tokens
+    from mistudio_torch import encoding, tokens
     from mistudio_torch.sae import SaeShape, base, make_sae, sparse
-    from mistudio_train import measure, plan_parts
+    from mistudio_train import plan_parts
 
     assert plan_parts.SLICE_BYTES == sparse._SLICE_BYTES and plan_parts.CPU_TOKENS == tokens.CPU_TOKENS
-    assert plan_parts.EVALUATE_ROWS == measure.ENCODE_TOKENS and plan_parts.TOP_K_FAMILY == base.TOP_K_FAMILY
+    assert plan_parts.EVALUATE_ROWS == encoding.ENCODE_TOKENS and plan_parts.TOP_K_FAMILY == base.TOP_K_FAMILY
     assert set(plan_parts.DENSE_ARRAYS) == set(plan_parts.ROW_ARRAYS) == set(base.PENALISED)
     assert has_fast_bfloat16() == sparse.has_fast_bfloat16()
     for architecture in (*base.TOP_K_FAMILY, *base.PENALISED):

@@ -46,6 +46,8 @@ class _ArtifactKindEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Artifact
     """A report for people."""
     ARTIFACT_KIND_CURVES: _ArtifactKind.ValueType  # 9
     """Pictures of a training run and its TensorBoard file."""
+    ARTIFACT_KIND_EXPORT: _ArtifactKind.ValueType  # 10
+    """A Find job's evidence in another form, made for a download."""
 
 class ArtifactKind(_ArtifactKind, metaclass=_ArtifactKindEnumTypeWrapper):
     """What an artifact is."""
@@ -70,6 +72,8 @@ ARTIFACT_KIND_REPORT: ArtifactKind.ValueType  # 8
 """A report for people."""
 ARTIFACT_KIND_CURVES: ArtifactKind.ValueType  # 9
 """Pictures of a training run and its TensorBoard file."""
+ARTIFACT_KIND_EXPORT: ArtifactKind.ValueType  # 10
+"""A Find job's evidence in another form, made for a download."""
 Global___ArtifactKind: _TypeAlias = ArtifactKind  # noqa: Y015
 
 @_typing.final

@@ -10,6 +10,7 @@ from google.protobuf.internal import containers as _containers
 from mistudio.artifact.v1 import artifact_pb2 as _artifact_pb2
 from mistudio.feature.v1 import feature_pb2 as _feature_pb2
 from mistudio.find.v1 import finding_pb2 as _finding_pb2
+from mistudio.job.v1 import job_event_pb2 as _job_event_pb2
 from mistudio.job.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
@@ -43,8 +44,11 @@ class StartFindRequest(_message.Message):
     CORPUS_FILE_FIELD_NUMBER: _builtins.int
     RULES_FIELD_NUMBER: _builtins.int
     SAE_NAME_FIELD_NUMBER: _builtins.int
+    HOOK_NAME_FIELD_NUMBER: _builtins.int
+    MAX_TOKENS_FIELD_NUMBER: _builtins.int
+    HUGGINGFACE_TOKEN_FIELD_NUMBER: _builtins.int
     training_job_id: _builtins.str
-    """The training job whose SAE and activations are analysed. Required."""
+    """The training job whose SAE and activations are analysed. Required, unless sae_uri is set; then it must be empty."""
     wait_for_training: _builtins.bool
     """Accept a training job that has not finished, and start when it completes. Default false: refused with JOB_NOT_READY."""
     top_texts: _builtins.int
@@ -64,15 +68,21 @@ class StartFindRequest(_message.Message):
     request_id: _builtins.str
     """Makes the start idempotent: the same id with the same body returns the same job."""
     sae_uri: _builtins.str
-    """URI of an imported SAE, analysed with model_name and corpus_file instead of a training job."""
+    """An SAE of another origin, analysed with model_name and corpus_file instead of a training job: a folder or file under the model root, the name of an imported SAE, hf:<owner>/<name>[@revision][/folder], or the URI of an sae artifact of this installation."""
     model_name: _builtins.str
-    """Model of an imported SAE."""
+    """The model that sae_uri reads: hub id, folder under the model root, or package:<name>/<folder>. Required with sae_uri, empty without."""
     corpus_file: _builtins.str
-    """Corpus for an imported SAE."""
+    """Name of the uploaded corpus on which sae_uri is analysed. Required with sae_uri, empty without."""
     rules: _builtins.str
     """Name of a set of category and tag rules to use instead of the built-in one."""
     sae_name: _builtins.str
     """Which SAE of a training job with several, as GetTrainingResult names it; empty where there is one."""
+    hook_name: _builtins.str
+    """The hook that sae_uri reads, for example "blocks.3.hook_resid_post". Default: what its files say; required where they do not."""
+    max_tokens: _builtins.int
+    """Most tokens of the corpus that go through the model, with sae_uri only: whole documents, chosen at random where it has more. Default 10000000."""
+    huggingface_token: _builtins.str
+    """Token for gated models and SAEs, with sae_uri only. Never stored in clear, logged or echoed."""
     def __init__(
         self,
         *,
@@ -91,10 +101,13 @@ class StartFindRequest(_message.Message):
         corpus_file: _builtins.str = ...,
         rules: _builtins.str = ...,
         sae_name: _builtins.str = ...,
+        hook_name: _builtins.str = ...,
+        max_tokens: _builtins.int | None = ...,
+        huggingface_token: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens", "_contrast_texts", b"_contrast_texts", "_keywords", b"_keywords", "_quantiles", b"_quantiles", "_top_texts", b"_top_texts", "context_tokens", b"context_tokens", "contrast_texts", b"contrast_texts", "keywords", b"keywords", "quantiles", b"quantiles", "top_texts", b"top_texts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens", "_contrast_texts", b"_contrast_texts", "_keywords", b"_keywords", "_max_tokens", b"_max_tokens", "_quantiles", b"_quantiles", "_top_texts", b"_top_texts", "context_tokens", b"context_tokens", "contrast_texts", b"contrast_texts", "keywords", b"keywords", "max_tokens", b"max_tokens", "quantiles", b"quantiles", "top_texts", b"top_texts"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens", "_contrast_texts", b"_contrast_texts", "_keywords", b"_keywords", "_quantiles", b"_quantiles", "_top_texts", b"_top_texts", "context_tokens", b"context_tokens", "contrast_texts", b"contrast_texts", "corpus_file", b"corpus_file", "evidence_text", b"evidence_text", "keywords", b"keywords", "model_name", b"model_name", "quantiles", b"quantiles", "request_id", b"request_id", "rules", b"rules", "sae_name", b"sae_name", "sae_uri", b"sae_uri", "seed", b"seed", "top_texts", b"top_texts", "training_job_id", b"training_job_id", "wait_for_training", b"wait_for_training"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens", "_contrast_texts", b"_contrast_texts", "_keywords", b"_keywords", "_max_tokens", b"_max_tokens", "_quantiles", b"_quantiles", "_top_texts", b"_top_texts", "context_tokens", b"context_tokens", "contrast_texts", b"contrast_texts", "corpus_file", b"corpus_file", "evidence_text", b"evidence_text", "hook_name", b"hook_name", "huggingface_token", b"huggingface_token", "keywords", b"keywords", "max_tokens", b"max_tokens", "model_name", b"model_name", "quantiles", b"quantiles", "request_id", b"request_id", "rules", b"rules", "sae_name", b"sae_name", "sae_uri", b"sae_uri", "seed", b"seed", "top_texts", b"top_texts", "training_job_id", b"training_job_id", "wait_for_training", b"wait_for_training"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__context_tokens: _TypeAlias = _typing.Literal["context_tokens"]  # noqa: Y015
     _WhichOneofArgType__context_tokens: _TypeAlias = _typing.Literal["_context_tokens", b"_context_tokens"]  # noqa: Y015
@@ -102,6 +115,8 @@ class StartFindRequest(_message.Message):
     _WhichOneofArgType__contrast_texts: _TypeAlias = _typing.Literal["_contrast_texts", b"_contrast_texts"]  # noqa: Y015
     _WhichOneofReturnType__keywords: _TypeAlias = _typing.Literal["keywords"]  # noqa: Y015
     _WhichOneofArgType__keywords: _TypeAlias = _typing.Literal["_keywords", b"_keywords"]  # noqa: Y015
+    _WhichOneofReturnType__max_tokens: _TypeAlias = _typing.Literal["max_tokens"]  # noqa: Y015
+    _WhichOneofArgType__max_tokens: _TypeAlias = _typing.Literal["_max_tokens", b"_max_tokens"]  # noqa: Y015
     _WhichOneofReturnType__quantiles: _TypeAlias = _typing.Literal["quantiles"]  # noqa: Y015
     _WhichOneofArgType__quantiles: _TypeAlias = _typing.Literal["_quantiles", b"_quantiles"]  # noqa: Y015
     _WhichOneofReturnType__top_texts: _TypeAlias = _typing.Literal["top_texts"]  # noqa: Y015
@@ -112,6 +127,8 @@ class StartFindRequest(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__contrast_texts) -> _WhichOneofReturnType__contrast_texts | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__keywords) -> _WhichOneofReturnType__keywords | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_tokens) -> _WhichOneofReturnType__max_tokens | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__quantiles) -> _WhichOneofReturnType__quantiles | None: ...
     @_typing.overload
@@ -136,7 +153,7 @@ class StartFindResponse(_message.Message):
     message: _builtins.str
     """One line for people."""
     training_job_id: _builtins.str
-    """The training job that it analyses."""
+    """The training job that it analyses; empty for an imported SAE."""
     def __init__(
         self,
         *,
@@ -270,12 +287,13 @@ class GetFindResultResponse(_message.Message):
     TOKENS_FIELD_NUMBER: _builtins.int
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     SAE_SHA256_FIELD_NUMBER: _builtins.int
+    SAE_ORIGIN_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     status: _job_pb2.JobStatus.ValueType
     """completed."""
     source_training_job: _builtins.str
-    """The training job that was analysed."""
+    """The training job that was analysed; empty for an imported SAE."""
     model_name: _builtins.str
     """The model."""
     total_features: _builtins.int
@@ -310,6 +328,10 @@ class GetFindResultResponse(_message.Message):
     def artifacts(self) -> _containers.RepeatedCompositeFieldContainer[_artifact_pb2.ArtifactReference]:
         """Every artifact of the job with its digests."""
 
+    @_builtins.property
+    def sae_origin(self) -> _finding_pb2.SaeOrigin:
+        """Where an imported SAE comes from; absent for one of a training job."""
+
     def __init__(
         self,
         *,
@@ -330,10 +352,11 @@ class GetFindResultResponse(_message.Message):
         tokens: _builtins.int = ...,
         documents: _builtins.int = ...,
         sae_sha256: _builtins.str = ...,
+        sae_origin: _finding_pb2.SaeOrigin | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["sae_origin", b"sae_origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "categories", b"categories", "dead_features", b"dead_features", "documents", b"documents", "feature_analysis_path", b"feature_analysis_path", "job_id", b"job_id", "live_features", b"live_features", "mean_coherence", b"mean_coherence", "metrics_version", b"metrics_version", "model_name", b"model_name", "processing_time_seconds", b"processing_time_seconds", "quality_levels", b"quality_levels", "sae_sha256", b"sae_sha256", "source_training_job", b"source_training_job", "status", b"status", "tokens", b"tokens", "total_features", b"total_features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "categories", b"categories", "dead_features", b"dead_features", "documents", b"documents", "feature_analysis_path", b"feature_analysis_path", "job_id", b"job_id", "live_features", b"live_features", "mean_coherence", b"mean_coherence", "metrics_version", b"metrics_version", "model_name", b"model_name", "processing_time_seconds", b"processing_time_seconds", "quality_levels", b"quality_levels", "sae_origin", b"sae_origin", "sae_sha256", b"sae_sha256", "source_training_job", b"source_training_job", "status", b"status", "tokens", b"tokens", "total_features", b"total_features"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -355,11 +378,11 @@ class ListFeaturesRequest(_message.Message):
     page_size: _builtins.int
     """Features a page. Default 50."""
     page_token: _builtins.str
-    """next_page_token of the page before; empty for the first."""
+    """next_page_token of the page before, with the same job, filter and order; empty for the first."""
     filter: _builtins.str
-    """Which features, in AIP-160 syntax."""
+    """Which features, in AIP-160 syntax, for example coherence_score >= 0.6 AND semantic_tags:"json" AND NOT dead = true. Fields have the names of Feature; words without a field search texts, keywords, tags and driving tokens. Default: all."""
     order_by: _builtins.str
-    """Order, for example "activation_statistics.frequency desc"."""
+    """Order in AIP-132 syntax, for example "activation_statistics.frequency desc, feature_id"; features without the value come last. Default: live features first, most coherent first."""
     def __init__(
         self,
         *,
@@ -469,19 +492,23 @@ class ExportFeaturesRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     FORMAT_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job. Required."""
     format: _finding_pb2.ExportFormat.ValueType
     """The form. Required."""
+    offset: _builtins.int
+    """First byte to send, so that a broken download goes on. Default 0."""
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         format: _finding_pb2.ExportFormat.ValueType = ...,
+        offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["format", b"format", "job_id", b"job_id", "offset", b"offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -526,16 +553,20 @@ class DownloadFindBundleRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOB_ID_FIELD_NUMBER: _builtins.int
+    OFFSET_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job. Required."""
+    offset: _builtins.int
+    """First byte to send, so that a broken download goes on. Default 0."""
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
+        offset: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "offset", b"offset"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -706,20 +737,72 @@ class SearchFeaturesRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     QUERY_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    FILTER_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """Words. Required."""
+    """Words and "quoted phrases" that must all be there; a word that ends in * stands for all words that begin so. Required."""
+    job_id: _builtins.str
+    """Only this analysis; empty for the 200 newest completed ones."""
+    page_size: _builtins.int
+    """Features a page. Default 20."""
+    page_token: _builtins.str
+    """next_page_token of the page before, with the same query, job and filter; empty for the first."""
+    filter: _builtins.str
+    """Which features, as in ListFeatures. Default: all."""
     def __init__(
         self,
         *,
         query: _builtins.str = ...,
+        job_id: _builtins.str = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str = ...,
+        filter: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "filter", b"filter", "job_id", b"job_id", "page_size", b"page_size", "page_token", b"page_token", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___SearchFeaturesRequest: _TypeAlias = SearchFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class SearchHit(_message.Message):
+    """Where a feature was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    FEATURE_ID_FIELD_NUMBER: _builtins.int
+    SNIPPET_FIELD_NUMBER: _builtins.int
+    SCORE_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The analysis."""
+    feature_id: _builtins.int
+    """Index of the feature in its SAE."""
+    snippet: _builtins.str
+    """Part of a top text, around the words where they stand in one; plain text as in the corpus."""
+    score: _builtins.float
+    """How well it fits, larger is better: BM25, keywords and tags counting five times, driving tokens three times."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        feature_id: _builtins.int = ...,
+        snippet: _builtins.str = ...,
+        score: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["query", b"query"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature_id", b"feature_id", "job_id", b"job_id", "score", b"score", "snippet", b"snippet"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SearchFeaturesRequest: _TypeAlias = SearchFeaturesRequest  # noqa: Y015
+Global___SearchHit: _TypeAlias = SearchHit  # noqa: Y015
 
 @_typing.final
 class SearchFeaturesResponse(_message.Message):
@@ -728,19 +811,153 @@ class SearchFeaturesResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     FEATURES_FIELD_NUMBER: _builtins.int
+    HITS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_HITS_FIELD_NUMBER: _builtins.int
+    UNSEARCHED_JOB_IDS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    total_hits: _builtins.int
+    """Hits in all pages together; of an analysis with more than 5000, the 5000 most coherent are ranked and counted."""
     @_builtins.property
     def features(self) -> _containers.RepeatedCompositeFieldContainer[_feature_pb2.Feature]:
-        """Best first."""
+        """Best first, without quantile and contrast texts."""
+
+    @_builtins.property
+    def hits(self) -> _containers.RepeatedCompositeFieldContainer[Global___SearchHit]:
+        """Where each of the features was found, in the same order."""
+
+    @_builtins.property
+    def unsearched_job_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Completed analyses that could not be searched: written without a query table, or damaged. Run them again."""
 
     def __init__(
         self,
         *,
         features: _abc.Iterable[_feature_pb2.Feature] | None = ...,
+        hits: _abc.Iterable[Global___SearchHit] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_hits: _builtins.int = ...,
+        unsearched_job_ids: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["features", b"features", "hits", b"hits", "next_page_token", b"next_page_token", "total_hits", b"total_hits", "unsearched_job_ids", b"unsearched_job_ids"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___SearchFeaturesResponse: _TypeAlias = SearchFeaturesResponse  # noqa: Y015
+
+@_typing.final
+class WatchFeaturesRequest(_message.Message):
+    """Which analysis."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    AFTER_SEQUENCE_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The job. Required."""
+    after_sequence: _builtins.int
+    """Only features after this sequence: that of the last event that was received. Default 0, all."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        after_sequence: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after_sequence", b"after_sequence", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchFeaturesRequest: _TypeAlias = WatchFeaturesRequest  # noqa: Y015
+
+@_typing.final
+class WatchFeaturesResponse(_message.Message):
+    """One event."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENT_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def event(self) -> Global___FeatureEvent:
+        """The event."""
+
+    def __init__(
+        self,
+        *,
+        event: Global___FeatureEvent | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchFeaturesResponse: _TypeAlias = WatchFeaturesResponse  # noqa: Y015
+
+@_typing.final
+class FeatureEvent(_message.Message):
+    """What a watch of features sends."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    FEATURE_FIELD_NUMBER: _builtins.int
+    HEARTBEAT_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
+    sequence: _builtins.int
+    """For a feature its index plus one; 0 otherwise."""
+    @_builtins.property
+    def feature(self) -> _feature_pb2.Feature:
+        """The next feature, without quantile and contrast texts; while the job runs also without what only all features together tell, such as importance."""
+
+    @_builtins.property
+    def heartbeat(self) -> _job_event_pb2.Heartbeat:
+        """Nothing new for a while; the stream is alive."""
+
+    @_builtins.property
+    def end(self) -> Global___FeaturesEnd:
+        """The job completed and every feature was sent; last event of the stream."""
+
+    def __init__(
+        self,
+        *,
+        sequence: _builtins.int = ...,
+        feature: _feature_pb2.Feature | None = ...,
+        heartbeat: _job_event_pb2.Heartbeat | None = ...,
+        end: Global___FeaturesEnd | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "event", b"event", "feature", b"feature", "heartbeat", b"heartbeat"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "event", b"event", "feature", b"feature", "heartbeat", b"heartbeat", "sequence", b"sequence"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_event: _TypeAlias = _typing.Literal["feature", "heartbeat", "end"]  # noqa: Y015
+    _WhichOneofArgType_event: _TypeAlias = _typing.Literal["event", b"event"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_event) -> _WhichOneofReturnType_event | None: ...
+
+Global___FeatureEvent: _TypeAlias = FeatureEvent  # noqa: Y015
+
+@_typing.final
+class FeaturesEnd(_message.Message):
+    """The end of a watch of features."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TOTAL_FEATURES_FIELD_NUMBER: _builtins.int
+    total_features: _builtins.int
+    """Features in all."""
+    def __init__(
+        self,
+        *,
+        total_features: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["total_features", b"total_features"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FeaturesEnd: _TypeAlias = FeaturesEnd  # noqa: Y015

@@ -85,6 +85,11 @@ class FindServiceStub:
                 request_serializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.SearchFeaturesRequest.SerializeToString,
                 response_deserializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.SearchFeaturesResponse.FromString,
                 _registered_method=True)
+        self.WatchFeatures = channel.unary_stream(
+                '/mistudio.find.v1.FindService/WatchFeatures',
+                request_serializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.WatchFeaturesRequest.SerializeToString,
+                response_deserializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.WatchFeaturesResponse.FromString,
+                _registered_method=True)
 
 
 class FindServiceServicer:
@@ -92,7 +97,7 @@ class FindServiceServicer:
     """
 
     def StartFind(self, request, context):
-        """Starts an analysis of a training job's features. Idempotent by request_id. Errors: INVALID_FIELD, UNSUPPORTED, JOB_NOT_FOUND, JOB_NOT_READY, REQUEST_ID_REUSED.
+        """Starts an analysis of a training job's features, or of an imported SAE's. Idempotent by request_id. Errors: INVALID_FIELD, UNSUPPORTED, JOB_NOT_FOUND, JOB_NOT_READY, REQUEST_ID_REUSED; for an imported SAE CORPUS_NOT_FOUND, ARTIFACT_NOT_FOUND, LAYER_OUT_OF_RANGE and what ListHooks answers.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -113,7 +118,7 @@ class FindServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListFeatures(self, request, context):
-        """Lists the features of a completed analysis, most coherent first. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED.
+        """Lists the features of a completed analysis, most coherent first unless order_by says otherwise. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD, UNSUPPORTED, LIMIT_REACHED.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,14 +132,14 @@ class FindServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExportFeatures(self, request, context):
-        """Downloads an analysis. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED.
+        """Downloads an analysis. A form that is not stored yet is made first, once for all callers, and kept. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED, DISK_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def DownloadFindBundle(self, request, context):
-        """Downloads all formats in one ZIP. Answers UNSUPPORTED in this release.
+        """Downloads all single-file formats in one ZIP: the format zip. Errors: JOB_NOT_FOUND, JOB_NOT_READY, DISK_FULL.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -155,7 +160,14 @@ class FindServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def SearchFeatures(self, request, context):
-        """Searches texts, keywords and tags of all analyses. Answers UNSUPPORTED in this release.
+        """Searches texts, keywords, tags and driving tokens of all completed analyses, or of one. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD, UNSUPPORTED, LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchFeatures(self, request, context):
+        """Streams the features of an analysis in order of their index, while it runs and afterwards; ends after the last one. Leaving the stream leaves the job as it is. Errors: JOB_NOT_FOUND, JOB_NOT_READY where the job fails or is cancelled, SEQUENCE_OUT_OF_RANGE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -213,6 +225,11 @@ def add_FindServiceServicer_to_server(servicer, server):
                     servicer.SearchFeatures,
                     request_deserializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.SearchFeaturesRequest.FromString,
                     response_serializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.SearchFeaturesResponse.SerializeToString,
+            ),
+            'WatchFeatures': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchFeatures,
+                    request_deserializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.WatchFeaturesRequest.FromString,
+                    response_serializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.WatchFeaturesResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -486,6 +503,33 @@ class FindService:
             '/mistudio.find.v1.FindService/SearchFeatures',
             mistudio_dot_find_dot_v1_dot_find__service__pb2.SearchFeaturesRequest.SerializeToString,
             mistudio_dot_find_dot_v1_dot_find__service__pb2.SearchFeaturesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchFeatures(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mistudio.find.v1.FindService/WatchFeatures',
+            mistudio_dot_find_dot_v1_dot_find__service__pb2.WatchFeaturesRequest.SerializeToString,
+            mistudio_dot_find_dot_v1_dot_find__service__pb2.WatchFeaturesResponse.FromString,
             options,
             channel_credentials,
             insecure,

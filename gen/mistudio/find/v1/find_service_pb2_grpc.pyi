@@ -34,25 +34,27 @@ class FindServiceStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> FindServiceAsyncStub: ...
     StartFind: _grpc.UnaryUnaryMultiCallable[_find_service_pb2.StartFindRequest, _find_service_pb2.StartFindResponse]
-    """Starts an analysis of a training job's features. Idempotent by request_id. Errors: INVALID_FIELD, UNSUPPORTED, JOB_NOT_FOUND, JOB_NOT_READY, REQUEST_ID_REUSED."""
+    """Starts an analysis of a training job's features, or of an imported SAE's. Idempotent by request_id. Errors: INVALID_FIELD, UNSUPPORTED, JOB_NOT_FOUND, JOB_NOT_READY, REQUEST_ID_REUSED; for an imported SAE CORPUS_NOT_FOUND, ARTIFACT_NOT_FOUND, LAYER_OUT_OF_RANGE and what ListHooks answers."""
     GetFindStatus: _grpc.UnaryUnaryMultiCallable[_find_service_pb2.GetFindStatusRequest, _find_service_pb2.GetFindStatusResponse]
     """Returns how far an analysis is. Errors: JOB_NOT_FOUND."""
     GetFindResult: _grpc.UnaryUnaryMultiCallable[_find_service_pb2.GetFindResultRequest, _find_service_pb2.GetFindResultResponse]
     """Returns the summary of a completed analysis. Errors: JOB_NOT_FOUND, JOB_NOT_READY."""
     ListFeatures: _grpc.UnaryUnaryMultiCallable[_find_service_pb2.ListFeaturesRequest, _find_service_pb2.ListFeaturesResponse]
-    """Lists the features of a completed analysis, most coherent first. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED."""
+    """Lists the features of a completed analysis, most coherent first unless order_by says otherwise. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD, UNSUPPORTED, LIMIT_REACHED."""
     GetFeature: _grpc.UnaryUnaryMultiCallable[_find_service_pb2.GetFeatureRequest, _find_service_pb2.GetFeatureResponse]
     """Returns all evidence about one feature. Errors: JOB_NOT_FOUND, JOB_NOT_READY, FEATURE_NOT_FOUND."""
     ExportFeatures: _grpc.UnaryStreamMultiCallable[_find_service_pb2.ExportFeaturesRequest, _find_service_pb2.ExportFeaturesResponse]
-    """Downloads an analysis. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED."""
+    """Downloads an analysis. A form that is not stored yet is made first, once for all callers, and kept. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED, DISK_FULL."""
     DownloadFindBundle: _grpc.UnaryStreamMultiCallable[_find_service_pb2.DownloadFindBundleRequest, _find_service_pb2.DownloadFindBundleResponse]
-    """Downloads all formats in one ZIP. Answers UNSUPPORTED in this release."""
+    """Downloads all single-file formats in one ZIP: the format zip. Errors: JOB_NOT_FOUND, JOB_NOT_READY, DISK_FULL."""
     CompareFinds: _grpc.UnaryUnaryMultiCallable[_find_service_pb2.CompareFindsRequest, _find_service_pb2.CompareFindsResponse]
     """Compares two analyses. Answers UNSUPPORTED in this release."""
     ListFindHistory: _grpc.UnaryUnaryMultiCallable[_find_service_pb2.ListFindHistoryRequest, _find_service_pb2.ListFindHistoryResponse]
     """Lists the analyses of a corpus or SAE. Answers UNSUPPORTED in this release."""
     SearchFeatures: _grpc.UnaryUnaryMultiCallable[_find_service_pb2.SearchFeaturesRequest, _find_service_pb2.SearchFeaturesResponse]
-    """Searches texts, keywords and tags of all analyses. Answers UNSUPPORTED in this release."""
+    """Searches texts, keywords, tags and driving tokens of all completed analyses, or of one. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD, UNSUPPORTED, LIMIT_REACHED."""
+    WatchFeatures: _grpc.UnaryStreamMultiCallable[_find_service_pb2.WatchFeaturesRequest, _find_service_pb2.WatchFeaturesResponse]
+    """Streams the features of an analysis in order of their index, while it runs and afterwards; ends after the last one. Leaving the stream leaves the job as it is. Errors: JOB_NOT_FOUND, JOB_NOT_READY where the job fails or is cancelled, SEQUENCE_OUT_OF_RANGE."""
 
 @_typing.type_check_only
 class FindServiceAsyncStub(FindServiceStub):
@@ -60,25 +62,27 @@ class FindServiceAsyncStub(FindServiceStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     StartFind: _aio.UnaryUnaryMultiCallable[_find_service_pb2.StartFindRequest, _find_service_pb2.StartFindResponse]  # type: ignore[assignment]
-    """Starts an analysis of a training job's features. Idempotent by request_id. Errors: INVALID_FIELD, UNSUPPORTED, JOB_NOT_FOUND, JOB_NOT_READY, REQUEST_ID_REUSED."""
+    """Starts an analysis of a training job's features, or of an imported SAE's. Idempotent by request_id. Errors: INVALID_FIELD, UNSUPPORTED, JOB_NOT_FOUND, JOB_NOT_READY, REQUEST_ID_REUSED; for an imported SAE CORPUS_NOT_FOUND, ARTIFACT_NOT_FOUND, LAYER_OUT_OF_RANGE and what ListHooks answers."""
     GetFindStatus: _aio.UnaryUnaryMultiCallable[_find_service_pb2.GetFindStatusRequest, _find_service_pb2.GetFindStatusResponse]  # type: ignore[assignment]
     """Returns how far an analysis is. Errors: JOB_NOT_FOUND."""
     GetFindResult: _aio.UnaryUnaryMultiCallable[_find_service_pb2.GetFindResultRequest, _find_service_pb2.GetFindResultResponse]  # type: ignore[assignment]
     """Returns the summary of a completed analysis. Errors: JOB_NOT_FOUND, JOB_NOT_READY."""
     ListFeatures: _aio.UnaryUnaryMultiCallable[_find_service_pb2.ListFeaturesRequest, _find_service_pb2.ListFeaturesResponse]  # type: ignore[assignment]
-    """Lists the features of a completed analysis, most coherent first. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED."""
+    """Lists the features of a completed analysis, most coherent first unless order_by says otherwise. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD, UNSUPPORTED, LIMIT_REACHED."""
     GetFeature: _aio.UnaryUnaryMultiCallable[_find_service_pb2.GetFeatureRequest, _find_service_pb2.GetFeatureResponse]  # type: ignore[assignment]
     """Returns all evidence about one feature. Errors: JOB_NOT_FOUND, JOB_NOT_READY, FEATURE_NOT_FOUND."""
     ExportFeatures: _aio.UnaryStreamMultiCallable[_find_service_pb2.ExportFeaturesRequest, _find_service_pb2.ExportFeaturesResponse]  # type: ignore[assignment]
-    """Downloads an analysis. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED."""
+    """Downloads an analysis. A form that is not stored yet is made first, once for all callers, and kept. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED, DISK_FULL."""
     DownloadFindBundle: _aio.UnaryStreamMultiCallable[_find_service_pb2.DownloadFindBundleRequest, _find_service_pb2.DownloadFindBundleResponse]  # type: ignore[assignment]
-    """Downloads all formats in one ZIP. Answers UNSUPPORTED in this release."""
+    """Downloads all single-file formats in one ZIP: the format zip. Errors: JOB_NOT_FOUND, JOB_NOT_READY, DISK_FULL."""
     CompareFinds: _aio.UnaryUnaryMultiCallable[_find_service_pb2.CompareFindsRequest, _find_service_pb2.CompareFindsResponse]  # type: ignore[assignment]
     """Compares two analyses. Answers UNSUPPORTED in this release."""
     ListFindHistory: _aio.UnaryUnaryMultiCallable[_find_service_pb2.ListFindHistoryRequest, _find_service_pb2.ListFindHistoryResponse]  # type: ignore[assignment]
     """Lists the analyses of a corpus or SAE. Answers UNSUPPORTED in this release."""
     SearchFeatures: _aio.UnaryUnaryMultiCallable[_find_service_pb2.SearchFeaturesRequest, _find_service_pb2.SearchFeaturesResponse]  # type: ignore[assignment]
-    """Searches texts, keywords and tags of all analyses. Answers UNSUPPORTED in this release."""
+    """Searches texts, keywords, tags and driving tokens of all completed analyses, or of one. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD, UNSUPPORTED, LIMIT_REACHED."""
+    WatchFeatures: _aio.UnaryStreamMultiCallable[_find_service_pb2.WatchFeaturesRequest, _find_service_pb2.WatchFeaturesResponse]  # type: ignore[assignment]
+    """Streams the features of an analysis in order of their index, while it runs and afterwards; ends after the last one. Leaving the stream leaves the job as it is. Errors: JOB_NOT_FOUND, JOB_NOT_READY where the job fails or is cancelled, SEQUENCE_OUT_OF_RANGE."""
 
 class FindServiceServicer(metaclass=_abc_1.ABCMeta):
     """Starts feature analyses and answers about them."""
@@ -89,7 +93,7 @@ class FindServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _find_service_pb2.StartFindRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_find_service_pb2.StartFindResponse, _abc.Awaitable[_find_service_pb2.StartFindResponse]]:
-        """Starts an analysis of a training job's features. Idempotent by request_id. Errors: INVALID_FIELD, UNSUPPORTED, JOB_NOT_FOUND, JOB_NOT_READY, REQUEST_ID_REUSED."""
+        """Starts an analysis of a training job's features, or of an imported SAE's. Idempotent by request_id. Errors: INVALID_FIELD, UNSUPPORTED, JOB_NOT_FOUND, JOB_NOT_READY, REQUEST_ID_REUSED; for an imported SAE CORPUS_NOT_FOUND, ARTIFACT_NOT_FOUND, LAYER_OUT_OF_RANGE and what ListHooks answers."""
 
     @_abc_1.abstractmethod
     def GetFindStatus(
@@ -113,7 +117,7 @@ class FindServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _find_service_pb2.ListFeaturesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_find_service_pb2.ListFeaturesResponse, _abc.Awaitable[_find_service_pb2.ListFeaturesResponse]]:
-        """Lists the features of a completed analysis, most coherent first. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED."""
+        """Lists the features of a completed analysis, most coherent first unless order_by says otherwise. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD, UNSUPPORTED, LIMIT_REACHED."""
 
     @_abc_1.abstractmethod
     def GetFeature(
@@ -129,7 +133,7 @@ class FindServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _find_service_pb2.ExportFeaturesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_find_service_pb2.ExportFeaturesResponse], _abc.AsyncIterator[_find_service_pb2.ExportFeaturesResponse]]:
-        """Downloads an analysis. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED."""
+        """Downloads an analysis. A form that is not stored yet is made first, once for all callers, and kept. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED, DISK_FULL."""
 
     @_abc_1.abstractmethod
     def DownloadFindBundle(
@@ -137,7 +141,7 @@ class FindServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _find_service_pb2.DownloadFindBundleRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_find_service_pb2.DownloadFindBundleResponse], _abc.AsyncIterator[_find_service_pb2.DownloadFindBundleResponse]]:
-        """Downloads all formats in one ZIP. Answers UNSUPPORTED in this release."""
+        """Downloads all single-file formats in one ZIP: the format zip. Errors: JOB_NOT_FOUND, JOB_NOT_READY, DISK_FULL."""
 
     @_abc_1.abstractmethod
     def CompareFinds(
@@ -161,6 +165,14 @@ class FindServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _find_service_pb2.SearchFeaturesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_find_service_pb2.SearchFeaturesResponse, _abc.Awaitable[_find_service_pb2.SearchFeaturesResponse]]:
-        """Searches texts, keywords and tags of all analyses. Answers UNSUPPORTED in this release."""
+        """Searches texts, keywords, tags and driving tokens of all completed analyses, or of one. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD, UNSUPPORTED, LIMIT_REACHED."""
+
+    @_abc_1.abstractmethod
+    def WatchFeatures(
+        self,
+        request: _find_service_pb2.WatchFeaturesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_find_service_pb2.WatchFeaturesResponse], _abc.AsyncIterator[_find_service_pb2.WatchFeaturesResponse]]:
+        """Streams the features of an analysis in order of their index, while it runs and afterwards; ends after the last one. Leaving the stream leaves the job as it is. Errors: JOB_NOT_FOUND, JOB_NOT_READY where the job fails or is cancelled, SEQUENCE_OUT_OF_RANGE."""
 
 def add_FindServiceServicer_to_server(servicer: FindServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -23,46 +23,41 @@ _sym_db = _symbol_database.Default()
 
 
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
-from mistudio.contract.v1 import options_pb2 as mistudio_dot_contract_dot_v1_dot_options__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emistudio/find/v1/finding.proto\x12\x10mistudio.find.v1\x1a\x1b\x62uf/validate/validate.proto\x1a\"mistudio/contract/v1/options.proto\"=\n\x0c\x46\x65\x61tureCount\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x16\n\x05\x63ount\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00*\xc5\x01\n\x0c\x45videnceText\x12\x1d\n\x19\x45VIDENCE_TEXT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VIDENCE_TEXT_FULL\x10\x01\x12U\n\x16\x45VIDENCE_TEXT_REDACTED\x10\x02\x1a\x39\xaa\xbb\x18\x35\n3Use full, or redact the corpus before uploading it.\x12\'\n\x12\x45VIDENCE_TEXT_NONE\x10\x03\x1a\x0f\xaa\xbb\x18\x0b\n\tUse full.*\xa7\x04\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45XPORT_FORMAT_JSON\x10\x01\x12\x15\n\x11\x45XPORT_FORMAT_CSV\x10\x02\x12-\n\x11\x45XPORT_FORMAT_XML\x10\x03\x1a\x16\xaa\xbb\x18\x12\n\x10Use json or csv.\x12\x31\n\x15\x45XPORT_FORMAT_PYTORCH\x10\x04\x1a\x16\xaa\xbb\x18\x12\n\x10Use json or csv.\x12-\n\x11\x45XPORT_FORMAT_TXT\x10\x05\x1a\x16\xaa\xbb\x18\x12\n\x10Use json or csv.\x12\x31\n\x15\x45XPORT_FORMAT_PARQUET\x10\x06\x1a\x16\xaa\xbb\x18\x12\n\x10Use json or csv.\x12\x35\n\x19\x45XPORT_FORMAT_SAFETENSORS\x10\x07\x1a\x16\xaa\xbb\x18\x12\n\x10Use json or csv.\x12\x35\n\x19\x45XPORT_FORMAT_NEURONPEDIA\x10\x08\x1a\x16\xaa\xbb\x18\x12\n\x10Use json or csv.\x12\x30\n\x14\x45XPORT_FORMAT_DELPHI\x10\t\x1a\x16\xaa\xbb\x18\x12\n\x10Use json or csv.\x12-\n\x11\x45XPORT_FORMAT_ZIP\x10\n\x1a\x16\xaa\xbb\x18\x12\n\x10Use json or csv.\x12\x36\n\x1a\x45XPORT_FORMAT_SAEDASHBOARD\x10\x0b\x1a\x16\xaa\xbb\x18\x12\n\x10Use json or csv.b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emistudio/find/v1/finding.proto\x12\x10mistudio.find.v1\x1a\x1b\x62uf/validate/validate.proto\"=\n\x0c\x46\x65\x61tureCount\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x16\n\x05\x63ount\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\xec\x01\n\tSaeOrigin\x12\x15\n\x03uri\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xd8\x04\x12\x17\n\x06\x66ormat\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x15\n\x04kind\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x17\n\x06sha256\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\thook_name\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xac\x02\x12\x1f\n\x0emodel_revision\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1e\n\rcorpus_sha256\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x03\x66vu\x18\x08 \x01(\x01\x42\x07\xbaH\x04\x12\x02@\x01H\x00\x88\x01\x01\x42\x06\n\x04_fvu*y\n\x0c\x45videnceText\x12\x1d\n\x19\x45VIDENCE_TEXT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VIDENCE_TEXT_FULL\x10\x01\x12\x1a\n\x16\x45VIDENCE_TEXT_REDACTED\x10\x02\x12\x16\n\x12\x45VIDENCE_TEXT_NONE\x10\x03*\xcf\x02\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45XPORT_FORMAT_JSON\x10\x01\x12\x15\n\x11\x45XPORT_FORMAT_CSV\x10\x02\x12\x15\n\x11\x45XPORT_FORMAT_XML\x10\x03\x12\x19\n\x15\x45XPORT_FORMAT_PYTORCH\x10\x04\x12\x15\n\x11\x45XPORT_FORMAT_TXT\x10\x05\x12\x19\n\x15\x45XPORT_FORMAT_PARQUET\x10\x06\x12\x1d\n\x19\x45XPORT_FORMAT_SAFETENSORS\x10\x07\x12\x1d\n\x19\x45XPORT_FORMAT_NEURONPEDIA\x10\x08\x12\x18\n\x14\x45XPORT_FORMAT_DELPHI\x10\t\x12\x15\n\x11\x45XPORT_FORMAT_ZIP\x10\n\x12\x1e\n\x1a\x45XPORT_FORMAT_SAEDASHBOARD\x10\x0b\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'mistudio.find.v1.finding_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_EVIDENCETEXT'].values_by_name["EVIDENCE_TEXT_REDACTED"]._loaded_options = None
-  _globals['_EVIDENCETEXT'].values_by_name["EVIDENCE_TEXT_REDACTED"]._serialized_options = b'\252\273\0305\n3Use full, or redact the corpus before uploading it.'
-  _globals['_EVIDENCETEXT'].values_by_name["EVIDENCE_TEXT_NONE"]._loaded_options = None
-  _globals['_EVIDENCETEXT'].values_by_name["EVIDENCE_TEXT_NONE"]._serialized_options = b'\252\273\030\013\n\tUse full.'
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_XML"]._loaded_options = None
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_XML"]._serialized_options = b'\252\273\030\022\n\020Use json or csv.'
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_PYTORCH"]._loaded_options = None
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_PYTORCH"]._serialized_options = b'\252\273\030\022\n\020Use json or csv.'
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_TXT"]._loaded_options = None
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_TXT"]._serialized_options = b'\252\273\030\022\n\020Use json or csv.'
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_PARQUET"]._loaded_options = None
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_PARQUET"]._serialized_options = b'\252\273\030\022\n\020Use json or csv.'
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_SAFETENSORS"]._loaded_options = None
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_SAFETENSORS"]._serialized_options = b'\252\273\030\022\n\020Use json or csv.'
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_NEURONPEDIA"]._loaded_options = None
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_NEURONPEDIA"]._serialized_options = b'\252\273\030\022\n\020Use json or csv.'
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_DELPHI"]._loaded_options = None
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_DELPHI"]._serialized_options = b'\252\273\030\022\n\020Use json or csv.'
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_ZIP"]._loaded_options = None
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_ZIP"]._serialized_options = b'\252\273\030\022\n\020Use json or csv.'
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_SAEDASHBOARD"]._loaded_options = None
-  _globals['_EXPORTFORMAT'].values_by_name["EXPORT_FORMAT_SAEDASHBOARD"]._serialized_options = b'\252\273\030\022\n\020Use json or csv.'
   _globals['_FEATURECOUNT'].fields_by_name['name']._loaded_options = None
   _globals['_FEATURECOUNT'].fields_by_name['name']._serialized_options = b'\272H\004r\002\030d'
   _globals['_FEATURECOUNT'].fields_by_name['count']._loaded_options = None
   _globals['_FEATURECOUNT'].fields_by_name['count']._serialized_options = b'\272H\004\032\002(\000'
-  _globals['_EVIDENCETEXT']._serialized_start=181
-  _globals['_EVIDENCETEXT']._serialized_end=378
-  _globals['_EXPORTFORMAT']._serialized_start=381
-  _globals['_EXPORTFORMAT']._serialized_end=932
-  _globals['_FEATURECOUNT']._serialized_start=117
-  _globals['_FEATURECOUNT']._serialized_end=178
+  _globals['_SAEORIGIN'].fields_by_name['uri']._loaded_options = None
+  _globals['_SAEORIGIN'].fields_by_name['uri']._serialized_options = b'\272H\005r\003\030\330\004'
+  _globals['_SAEORIGIN'].fields_by_name['format']._loaded_options = None
+  _globals['_SAEORIGIN'].fields_by_name['format']._serialized_options = b'\272H\004r\002\030d'
+  _globals['_SAEORIGIN'].fields_by_name['kind']._loaded_options = None
+  _globals['_SAEORIGIN'].fields_by_name['kind']._serialized_options = b'\272H\004r\002\030d'
+  _globals['_SAEORIGIN'].fields_by_name['sha256']._loaded_options = None
+  _globals['_SAEORIGIN'].fields_by_name['sha256']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_SAEORIGIN'].fields_by_name['hook_name']._loaded_options = None
+  _globals['_SAEORIGIN'].fields_by_name['hook_name']._serialized_options = b'\272H\005r\003\030\254\002'
+  _globals['_SAEORIGIN'].fields_by_name['model_revision']._loaded_options = None
+  _globals['_SAEORIGIN'].fields_by_name['model_revision']._serialized_options = b'\272H\004r\002\030d'
+  _globals['_SAEORIGIN'].fields_by_name['corpus_sha256']._loaded_options = None
+  _globals['_SAEORIGIN'].fields_by_name['corpus_sha256']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_SAEORIGIN'].fields_by_name['fvu']._loaded_options = None
+  _globals['_SAEORIGIN'].fields_by_name['fvu']._serialized_options = b'\272H\004\022\002@\001'
+  _globals['_EVIDENCETEXT']._serialized_start=383
+  _globals['_EVIDENCETEXT']._serialized_end=504
+  _globals['_EXPORTFORMAT']._serialized_start=507
+  _globals['_EXPORTFORMAT']._serialized_end=842
+  _globals['_FEATURECOUNT']._serialized_start=81
+  _globals['_FEATURECOUNT']._serialized_end=142
+  _globals['_SAEORIGIN']._serialized_start=145
+  _globals['_SAEORIGIN']._serialized_end=381
 # @@protoc_insertion_point(module_scope)

@@ -30,7 +30,7 @@ class _EvidenceTextEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Evidence
     EVIDENCE_TEXT_REDACTED: _EvidenceText.ValueType  # 2
     """The text with personal data replaced by rules."""
     EVIDENCE_TEXT_NONE: _EvidenceText.ValueType  # 3
-    """Ids and offsets only."""
+    """Ids, offsets and figures only: no text, token, keyword or label of the corpus. Explain refuses such an analysis."""
 
 class EvidenceText(_EvidenceText, metaclass=_EvidenceTextEnumTypeWrapper):
     """How much corpus text the evidence holds."""
@@ -42,7 +42,7 @@ EVIDENCE_TEXT_FULL: EvidenceText.ValueType  # 1
 EVIDENCE_TEXT_REDACTED: EvidenceText.ValueType  # 2
 """The text with personal data replaced by rules."""
 EVIDENCE_TEXT_NONE: EvidenceText.ValueType  # 3
-"""Ids and offsets only."""
+"""Ids, offsets and figures only: no text, token, keyword or label of the corpus. Explain refuses such an analysis."""
 Global___EvidenceText: _TypeAlias = EvidenceText  # noqa: Y015
 
 class _ExportFormat:
@@ -58,19 +58,19 @@ class _ExportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ExportFo
     EXPORT_FORMAT_CSV: _ExportFormat.ValueType  # 2
     """One row a feature."""
     EXPORT_FORMAT_XML: _ExportFormat.ValueType  # 3
-    """XML."""
+    """feature_analysis.xml: every field, without DTD or entities."""
     EXPORT_FORMAT_PYTORCH: _ExportFormat.ValueType  # 4
-    """PyTorch tensors."""
+    """feature_analysis.pt: plain tensors, loads with weights_only=True."""
     EXPORT_FORMAT_TXT: _ExportFormat.ValueType  # 5
-    """Plain text."""
+    """feature_analysis.txt: a report for people."""
     EXPORT_FORMAT_PARQUET: _ExportFormat.ValueType  # 6
-    """Parquet."""
+    """feature_analysis.parquet: one row a feature, nested columns."""
     EXPORT_FORMAT_SAFETENSORS: _ExportFormat.ValueType  # 7
-    """Safetensors."""
+    """feature_analysis.safetensors: the same tensors as pytorch."""
     EXPORT_FORMAT_NEURONPEDIA: _ExportFormat.ValueType  # 8
-    """Neuronpedia's export tree."""
+    """Neuronpedia's export tree, in a tar file."""
     EXPORT_FORMAT_DELPHI: _ExportFormat.ValueType  # 9
-    """delphi's cache layout."""
+    """delphi's cache of all activations, in a tar file."""
     EXPORT_FORMAT_ZIP: _ExportFormat.ValueType  # 10
     """All single-file formats in one ZIP."""
     EXPORT_FORMAT_SAEDASHBOARD: _ExportFormat.ValueType  # 11
@@ -86,19 +86,19 @@ EXPORT_FORMAT_JSON: ExportFormat.ValueType  # 1
 EXPORT_FORMAT_CSV: ExportFormat.ValueType  # 2
 """One row a feature."""
 EXPORT_FORMAT_XML: ExportFormat.ValueType  # 3
-"""XML."""
+"""feature_analysis.xml: every field, without DTD or entities."""
 EXPORT_FORMAT_PYTORCH: ExportFormat.ValueType  # 4
-"""PyTorch tensors."""
+"""feature_analysis.pt: plain tensors, loads with weights_only=True."""
 EXPORT_FORMAT_TXT: ExportFormat.ValueType  # 5
-"""Plain text."""
+"""feature_analysis.txt: a report for people."""
 EXPORT_FORMAT_PARQUET: ExportFormat.ValueType  # 6
-"""Parquet."""
+"""feature_analysis.parquet: one row a feature, nested columns."""
 EXPORT_FORMAT_SAFETENSORS: ExportFormat.ValueType  # 7
-"""Safetensors."""
+"""feature_analysis.safetensors: the same tensors as pytorch."""
 EXPORT_FORMAT_NEURONPEDIA: ExportFormat.ValueType  # 8
-"""Neuronpedia's export tree."""
+"""Neuronpedia's export tree, in a tar file."""
 EXPORT_FORMAT_DELPHI: ExportFormat.ValueType  # 9
-"""delphi's cache layout."""
+"""delphi's cache of all activations, in a tar file."""
 EXPORT_FORMAT_ZIP: ExportFormat.ValueType  # 10
 """All single-file formats in one ZIP."""
 EXPORT_FORMAT_SAEDASHBOARD: ExportFormat.ValueType  # 11
@@ -130,3 +130,55 @@ class FeatureCount(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeatureCount: _TypeAlias = FeatureCount  # noqa: Y015
+
+@_typing.final
+class SaeOrigin(_message.Message):
+    """Where an imported SAE comes from, and what it was analysed with."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    URI_FIELD_NUMBER: _builtins.int
+    FORMAT_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    SHA256_FIELD_NUMBER: _builtins.int
+    HOOK_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_REVISION_FIELD_NUMBER: _builtins.int
+    CORPUS_SHA256_FIELD_NUMBER: _builtins.int
+    FVU_FIELD_NUMBER: _builtins.int
+    uri: _builtins.str
+    """What was asked for, with the commit of a hub repository."""
+    format: _builtins.str
+    """Layout of its files: saelens, sparsify, dictionary_learning, gemma_scope or gemma_scope_2."""
+    kind: _builtins.str
+    """Its class or architecture by the origin's name."""
+    sha256: _builtins.str
+    """SHA-256 of the file of weights that was read."""
+    hook_name: _builtins.str
+    """The hook that it reads."""
+    model_revision: _builtins.str
+    """Commit of the model, or the digest of a local one's headers."""
+    corpus_sha256: _builtins.str
+    """SHA-256 of the corpus."""
+    fvu: _builtins.float
+    """Fraction of variance that it leaves unexplained on the first tokens of the corpus; absent for a transcoder whose output hook is not known."""
+    def __init__(
+        self,
+        *,
+        uri: _builtins.str = ...,
+        format: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        sha256: _builtins.str = ...,
+        hook_name: _builtins.str = ...,
+        model_revision: _builtins.str = ...,
+        corpus_sha256: _builtins.str = ...,
+        fvu: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_fvu", b"_fvu", "fvu", b"fvu"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_fvu", b"_fvu", "corpus_sha256", b"corpus_sha256", "format", b"format", "fvu", b"fvu", "hook_name", b"hook_name", "kind", b"kind", "model_revision", b"model_revision", "sha256", b"sha256", "uri", b"uri"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__fvu: _TypeAlias = _typing.Literal["fvu"]  # noqa: Y015
+    _WhichOneofArgType__fvu: _TypeAlias = _typing.Literal["_fvu", b"_fvu"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__fvu) -> _WhichOneofReturnType__fvu | None: ...
+
+Global___SaeOrigin: _TypeAlias = SaeOrigin  # noqa: Y015

@@ -1,0 +1,221 @@
+"""Compiled loops over the activations of a chunk of features: figures, peaks in order, driving units.
+
+C features with N activations together, feature f at offsets_C[f]..offsets_C[f + 1]; D documents; a peak is
+the strongest activation of a document, of which feature f has peaks_C[f], from peak_N[offsets_C[f]] on.
+Every feature is the work of one thread. Readable twins stand in tests/unit/find/pass_twins.py.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import prange
+
+from mistudio_find.corpus_index import Array
+from mistudio_find.passes import BINS, TENTHS
+from mistudio_torch.compiled import compiled, inlined
+
+_FEW = 32
+
+
+@compiled
+def widen(bits_N: Array, exponents_N: Array) -> None:  # pragma: no cover  (compiled)
+    """Bits of non-negative float16 numbers as bits of float32 numbers 2**112 times too small."""
+    for i in prange(len(bits_N)):
+        exponents_N[i] = np.uint32(bits_N[i]) << np.uint32(13)
+
+
+@compiled
+def gather(
+    offsets_C: Array,
+    cursors_C: Array,
+    positions_N: Array,
+    low: int,
+    high: int,
+    doc_T: Array,
+    unit_T: Array,
+    doc_N: Array,
+    unit_N: Array,
+) -> None:  # pragma: no cover  (compiled)
+    """Document and unit of each activation at the tokens low..high-1, whose columns doc_T and unit_T are.
+
+    Positions rise within a feature; cursors_C says where each feature stands, and is moved on.
+    """
+    for f in prange(len(cursors_C)):
+        at, end = cursors_C[f], offsets_C[f + 1]
+        while at < end and positions_N[at] < high:
+            token = positions_N[at] - low
+            doc_N[at], unit_N[at] = doc_T[token], unit_T[token]
+            at += 1
+        cursors_C[f] = at
+
+
+@compiled
+def measure(
+    offsets_C: Array,
+    positions_N: Array,
+    bits_N: Array,
+    values_N: Array,
+    doc_N: Array,
+    starts_D: Array,
+    tenths_D: Array,
+    judge_D: Array,
+    moments_C4: Array,
+    histogram_CB: Array,
+    tenths_CT: Array,
+    first_C: Array,
+    peaks_C2: Array,
+    peak_N: Array,
+) -> None:  # pragma: no cover  (compiled)
+    """Figures and peaks: moments (sum, largest, sum of squared and of cubed deviations), histogram, tenths.
+
+    first_C is the sum on first tokens of documents. Peaks, the first of equals, are those of evidence
+    documents from the feature's place on, then those of judging ones; peaks_C2 counts both. tenths_D is
+    TENTHS over a document's tokens.
+    """
+    for f in prange(len(first_C)):
+        low, high = offsets_C[f], offsets_C[f + 1]
+        top = np.float32(0)
+        for i in range(low, high):
+            top = max(top, values_N[i])
+        scale = np.float32(BINS) / top if top > 0 else np.float32(0)
+        s1, s2, s3, first = 0.0, 0.0, 0.0, 0.0
+        doc, best, start, tenths = -1, np.uint16(0), 0, np.float32(0)
+        evidence, judging, at = low, high, low
+        histogram, places = histogram_CB[f], tenths_CT[f]
+        for i in range(low, high):
+            v = np.float64(values_N[i])
+            square = v * v
+            s1 += v
+            s2 += square
+            s3 += square * v
+            histogram[min(np.uint32(values_N[i] * scale), np.uint32(BINS - 1))] += 1
+            here, bits = doc_N[i], bits_N[i]
+            if here != doc:
+                doc, best = here, bits
+                start, tenths = starts_D[doc], tenths_D[doc]
+                if judge_D[doc]:
+                    judging -= 1
+                    at = judging
+                else:
+                    at = evidence
+                    evidence += 1
+                peak_N[at] = i
+            elif bits > best:
+                best = bits
+                peak_N[at] = i
+            place = np.int32(positions_N[i] - start)
+            places[min(np.uint32(np.float32(place) * tenths), np.uint32(TENTHS - 1))] += 1
+            if place == 0:
+                first += v
+        n = max(1, high - low)
+        mean = s1 / n
+        moments_C4[f, 0], moments_C4[f, 1] = s1, top
+        moments_C4[f, 2] = max(0.0, s2 - s1 * mean)
+        moments_C4[f, 3] = s3 - 3 * mean * s2 + 2 * mean * mean * s1
+        first_C[f] = first
+        # Judging peaks were put from the end on: they move behind the others, in the order of documents.
+        peaks_C2[f, 0], peaks_C2[f, 1] = evidence - low, high - judging
+        for i in range((high - judging) // 2):
+            peak_N[judging + i], peak_N[high - 1 - i] = peak_N[high - 1 - i], peak_N[judging + i]
+        for i in range(high - judging):
+            peak_N[evidence + i] = peak_N[judging + i]
+
+
+@inlined
+def _sort(peak_n: Array, bits_N: Array, packed_n: Array, spare_n: Array, counts_2B: Array) -> None:  # pragma: no cover
+    """Puts peaks in order, largest first, stable: two passes over bytes of the bits, kept beside each peak."""
+    n = len(peak_n)
+    if n <= _FEW:
+        for i in range(1, n):
+            this = peak_n[i]
+            j = i
+            while j > 0 and bits_N[peak_n[j - 1]] < bits_N[this]:
+                peak_n[j] = peak_n[j - 1]
+                j -= 1
+            peak_n[j] = this
+        return
+    counts_2B[:] = 0
+    for i in range(n):
+        key = np.uint64(0xFFFF) - np.uint64(bits_N[peak_n[i]])
+        packed_n[i] = np.uint64(peak_n[i]) << np.uint64(16) | key
+        counts_2B[0, (key & np.uint64(255)) + np.uint64(1)] += 1
+        counts_2B[1, (key >> np.uint64(8)) + np.uint64(1)] += 1
+    for b in range(255):
+        counts_2B[0, b + 1] += counts_2B[0, b]
+        counts_2B[1, b + 1] += counts_2B[1, b]
+    for i in range(n):
+        byte = packed_n[i] & np.uint64(255)
+        spare_n[counts_2B[0, byte]] = packed_n[i]
+        counts_2B[0, byte] += 1
+    for i in range(n):
+        byte = (spare_n[i] >> np.uint64(8)) & np.uint64(255)
+        peak_n[counts_2B[1, byte]] = np.int64(spare_n[i] >> np.uint64(16))
+        counts_2B[1, byte] += 1
+
+
+@compiled
+def rank(offsets_C: Array, bits_N: Array, peaks_C2: Array, peak_N: Array, parts: int) -> None:  # pragma: no cover
+    """Puts the peaks of evidence documents in order, largest first, earlier first of equals; then the others."""
+    widest = max(1, np.max(peaks_C2)) if len(peaks_C2) else 1
+    for part in prange(parts):
+        packed, spare = np.zeros(widest, np.uint64), np.zeros(widest, np.uint64)
+        counts = np.zeros((2, 257), np.int64)
+        for f in range(part, len(peaks_C2), parts):
+            low, middle = offsets_C[f], offsets_C[f] + peaks_C2[f, 0]
+            _sort(peak_N[low:middle], bits_N, packed, spare, counts)
+            _sort(peak_N[middle : middle + peaks_C2[f, 1]], bits_N, packed, spare, counts)
+
+
+@compiled
+def drive(
+    offsets_C: Array,
+    values_N: Array,
+    doc_N: Array,
+    unit_N: Array,
+    judge_D: Array,
+    units: int,
+    unit_CK: Array,
+    count_CK: Array,
+    mass_CK: Array,
+    evidence_C2: Array,
+    parts: int,
+) -> None:  # pragma: no cover  (compiled)
+    """The K units with the largest sum of activations in evidence documents, lower numbers first of equals.
+
+    evidence_C2 are the activations there: how many, and their sum. A place without a unit keeps -1.
+    """
+    most = unit_CK.shape[1]
+    for part in prange(parts):
+        sums = np.zeros((units, 2), np.float64)  # activations and their sum, side by side in the cache
+        touched = np.zeros(units, np.int32)
+        for f in range(part, len(unit_CK), parts):
+            met, total, n = 0, 0.0, 0
+            for i in range(offsets_C[f], offsets_C[f + 1]):
+                if judge_D[doc_N[i]]:
+                    continue
+                u, v = unit_N[i], values_N[i]
+                known = sums[u, 0]
+                touched[met] = u
+                met += known == 0
+                sums[u, 0] = known + 1
+                sums[u, 1] += v
+                total += v
+                n += 1
+            evidence_C2[f, 0], evidence_C2[f, 1] = n, total
+            held, least = 0, -1.0
+            for t in range(met):
+                u = touched[t]
+                mass, count = sums[u, 1], sums[u, 0]
+                sums[u, 0] = sums[u, 1] = 0.0
+                if held == most and mass < least:
+                    continue
+                at = held
+                while at > 0 and (mass > mass_CK[f, at - 1] or (mass == mass_CK[f, at - 1] and u < unit_CK[f, at - 1])):
+                    at -= 1
+                if at < most:
+                    held = min(held + 1, most)
+                    for k in range(held - 1, at, -1):
+                        unit_CK[f, k], mass_CK[f, k] = unit_CK[f, k - 1], mass_CK[f, k - 1]
+                        count_CK[f, k] = count_CK[f, k - 1]
+                    unit_CK[f, at], mass_CK[f, at], count_CK[f, at] = u, mass, count
+                    least = mass_CK[f, held - 1]
