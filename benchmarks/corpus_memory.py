@@ -1,7 +1,7 @@
 """Memory and speed of corpora: `python -m benchmarks.corpus_memory` prints one JSON line.
 
-Short labelled documents are uploaded (through the intake), tokenised, and trained on with a tiny model (harvest,
-training, figures and codes), each in a process of its own, at 100,000, 300,000 and 1,000,000 documents.
+Short labelled documents are uploaded (through the intake), tokenised, harvested (tokenised and read through a tiny
+model) and trained on (harvest, training, figures and codes), each in a process of its own, at three sizes.
 `peak_anon_mb` is memory that cannot be given back (sampled from outside), `peak_rss_mb` counts the mapped pages of
 files too; both less what was there before. `growth` is the rise of the first by document.
 """
@@ -18,11 +18,14 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mistudio_core import hostmemory
 
-STAGES = ("upload", "tokenise", "train")
+if TYPE_CHECKING:
+    from mistudio_train.config import TrainConfig
+
+STAGES = ("upload", "tokenise", "harvest", "train")
 SIZES = (100_000, 300_000, 1_000_000)
 _PIECE = 1 << 20
 _EVERY = 0.01
@@ -125,11 +128,30 @@ def _tokenise(folder: Path, documents: int) -> None:
     )
 
 
+def _harvest(folder: Path, documents: int) -> None:
+    """Every training document of an epoch through the model, block by block, as a job does it; nothing is trained."""
+    from mistudio_torch.cpu import keep_memory
+    from mistudio_train import job
+    from mistudio_train.data import epoch_blocks
+    from mistudio_train.parallel import ALONE
+
+    keep_memory()
+    config = _config(folder)
+    run, _ = job._prepare(config, _context(folder, documents), ALONE)
+    for block in epoch_blocks(run.corpus, seed=config.seed, epoch=0, block_tokens=config.block_tokens):
+        run.activations(block)
+
+
 def _train(folder: Path, documents: int) -> None:
     from mistudio_train import job
+
+    job.run(_config(folder), _context(folder, documents))
+
+
+def _config(folder: Path) -> TrainConfig:
     from mistudio_train.config import TrainConfig
 
-    config = TrainConfig(
+    return TrainConfig(
         model_name="tiny",
         model_root=folder / "models",
         layer_number=0,
@@ -143,7 +165,6 @@ def _train(folder: Path, documents: int) -> None:
         splice_tokens=0,
         checkpoint_interval_seconds=3600.0,
     )
-    job.run(config, _context(folder, documents))
 
 
 def _context(folder: Path, documents: int) -> Any:
@@ -172,7 +193,7 @@ def _child(stage: str, folder: Path, documents: int) -> None:
     hostmemory.reset_peak()
     print("ready", flush=True)
     before, began = hostmemory.resident_bytes(), time.monotonic()
-    {"upload": _upload, "tokenise": _tokenise, "train": _train}[stage](folder, documents)
+    {"upload": _upload, "tokenise": _tokenise, "harvest": _harvest, "train": _train}[stage](folder, documents)
     seconds = time.monotonic() - began
     figures = {"documents_per_s": round(documents / seconds), "seconds": round(seconds, 1)}
     print(json.dumps(figures | {"peak_rss_mb": round((hostmemory.peak_resident_bytes() - before) / 2**20, 1)}))

@@ -84,7 +84,7 @@ def _figures(arguments: argparse.Namespace, folder: Path, scratch: Path) -> dict
     with once("topics_s"):
         topics = build_topics(index, seed=0)
         pools = evidence.build_pools(codes, index, topics, context=_CONFIG.context_tokens, seed=0)
-    rounds = [_pass(codes, index, topics, pools, parts) for _ in range(arguments.rounds + 1)][1:]
+    rounds = [_pass(codes, index, topics, pools, parts) for _ in range(arguments.rounds + 1)][-arguments.rounds or -1 :]
     seconds = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
     found = evidence.survey(codes, index, topics, pools, _CONFIG, parts=parts, tick=lambda _: None)
     with once("phrases_s"):

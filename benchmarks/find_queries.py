@@ -1,4 +1,4 @@
-"""Listing and searching an analysis of 32,768 features: 20 top texts of 65 tokens each, words as common as in a language.
+"""Listing and searching an analysis of 32,768 features: 20 texts of 65 tokens each, words by Zipf's law.
 
 `python -m benchmarks.run find_queries` publishes the analysis, serves it from a process of its own, and calls it over
 gRPC from this one. Times are wall clock from the call to the parsed reply: the first call, and then warm ones.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
+import os
 import signal
 import statistics
 import subprocess
@@ -17,9 +17,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from mistudio.find.v1 import find_service_pb2
+
+    from mistudio_rpc.client import Client
 
 FEATURES, TEXTS, TOKENS = 32_768, 20, 65
 _VOCABULARY = 50_000
@@ -77,7 +82,7 @@ def run(features: int = FEATURES) -> dict[str, Any]:
             try:
                 if server.stdout is None or "ready" not in server.stdout.readline():
                     raise SystemExit("the server did not start")
-                return {"features": features, **published, **_measure(home, job_id)}
+                return {"features": features, **published, **_measure(home, job_id, server.pid)}
             finally:
                 server.send_signal(signal.SIGTERM)
 
@@ -102,7 +107,7 @@ async def _publish(home: Any, features: int) -> tuple[str, dict[str, Any]]:
     return lease.job_id, {"megabytes": sizes, "table_features_per_cpu_second": round(512 / cpu)}
 
 
-def _measure(home: Any, job_id: str) -> dict[str, Any]:
+def _measure(home: Any, job_id: str, server: int) -> dict[str, Any]:
     from mistudio.find.v1 import find_service_pb2 as pb
 
     from mistudio_rpc.client import Client
@@ -119,18 +124,26 @@ def _measure(home: Any, job_id: str) -> dict[str, Any]:
         }
         for name, fields in _LISTS.items():
             request = pb.ListFeaturesRequest(job_id=job_id, **fields)
-            figures["list_ms"][name] = _times(lambda r=request: client.find.ListFeatures(r).total_features)
+            figures["list_ms"][name] = _times(_listing(client, request), server)
         for name, query in _SEARCHES.items():
             search = pb.SearchFeaturesRequest(job_id=job_id, query=query)
-            figures["search_ms"][name] = _times(lambda r=search: client.find.SearchFeatures(r).total_hits)
+            figures["search_ms"][name] = _times(_searching(client, search), server)
         one = pb.GetFeatureRequest(job_id=job_id, feature_id=7)
-        figures["get_ms"] = _times(lambda: client.find.GetFeature(one).feature.feature_id)
+        figures["get_ms"] = _times(lambda: client.find.GetFeature(one).feature.feature_id, server)
     return figures
 
 
-def _times(call: Callable[[], int]) -> dict[str, float]:
-    found = call()
-    times = []
+def _listing(client: Client, request: find_service_pb2.ListFeaturesRequest) -> Callable[[], int]:
+    return lambda: client.find.ListFeatures(request).total_features
+
+
+def _searching(client: Client, request: find_service_pb2.SearchFeaturesRequest) -> Callable[[], int]:
+    return lambda: client.find.SearchFeatures(request).total_hits
+
+
+def _times(call: Callable[[], int], server: int) -> dict[str, float]:
+    """Wall milliseconds of warm calls, and the processor time that the server took for one."""
+    found, times, before = call(), [], _cpu_seconds(server)
     for _ in range(_WARM):
         began = time.perf_counter()
         call()
@@ -140,7 +153,13 @@ def _times(call: Callable[[], int]) -> dict[str, float]:
         "median": round(statistics.median(times), 1),
         "best": round(min(times), 1),
         "worst": round(max(times), 1),
+        "server_cpu": round(1000 * (_cpu_seconds(server) - before) / _WARM, 1),
     }
+
+
+def _cpu_seconds(pid: int) -> float:
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 async def _serve(root: Path) -> None:

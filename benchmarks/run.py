@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import find, synthetic, tables, train_sae, train_text
+from benchmarks import find, find_exports, sweep, synthetic, tables, train_sae, train_text
 from benchmarks.peers.common import BadFile
 from mistudio_core.errors import MistudioError
 
@@ -59,6 +59,12 @@ def _plan_memory() -> dict[str, Any]:
     return figures(list(CASES))
 
 
+def _find_queries() -> dict[str, Any]:
+    from benchmarks.find_queries import run
+
+    return run()
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Comparison:
     """A benchmark with options of its own."""
@@ -76,12 +82,15 @@ BENCHMARKS: dict[str, Callable[[], dict[str, Any]]] = {
     "model_bytes": _model_bytes,
     "corpus_memory": _corpus_memory,
     "plan_memory": _plan_memory,
+    "find_queries": _find_queries,
 }
 COMPARISONS = {
     "train_sae": Comparison(options=train_sae.options, run=train_sae.run),
     "train_text": Comparison(options=train_text.options, run=train_text.run),
     "synthetic": Comparison(options=synthetic.options, run=synthetic.run),
+    "sweep": Comparison(options=sweep.options, run=sweep.run),
     "find": Comparison(options=find.options, run=find.run),
+    "find_exports": Comparison(options=find_exports.options, run=find_exports.run),
 }
 _VERSIONS: tuple[str, ...] = ("grpcio", "protobuf", "sqlalchemy", "starlette", "uvicorn")
 _TRAINING_VERSIONS: tuple[str, ...] = ("mistudio", "numpy", "torch", "transformers")

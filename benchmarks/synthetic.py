@@ -35,14 +35,16 @@ def options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--envs", type=Path, default=Path(".peers"), help="folder of the peers' environments")
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=["plain"], help="plain: independent features")
     parser.add_argument("--arch", nargs="+", choices=ARCHITECTURES, default=list(ARCHITECTURES))
-    parser.add_argument("--lrs", type=float, nargs="+", default=[3e-3, 1e-2, 3e-2])
+    parser.add_argument("--lrs", type=float, nargs="+", default=[1e-3, 3e-3, 1e-2, 3e-2])
     parser.add_argument("--tokens", type=int, default=400_000, help="rows to train on")
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--true-features", type=int, default=256)
     parser.add_argument("--width", type=int, help="features of the SAEs; default: the true number")
     parser.add_argument("--d-in", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--keep", action="store_true", help="keep what the result file has of other architectures")
+    parser.add_argument(
+        "--keep", action="store_true", help="keep what the result file has of other architectures and rates"
+    )
     parser.set_defaults(compare=True)
 
 
@@ -50,9 +52,9 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     """Every kind of features and every architecture with both contestants."""
     width = given.width or given.true_features
     data: dict[str, Any] = {"features": given.true_features, "d_in": given.d_in, "width": width}
-    data |= {"tokens": given.tokens // given.batch * given.batch, "batch": given.batch, "lrs": given.lrs}
+    data |= {"tokens": given.tokens // given.batch * given.batch, "batch": given.batch}
     before = _before(given, data)
-    runs = [r for r in before.get("runs", []) if r["kind"] not in given.kinds or r["arch"] not in given.arch]
+    runs = [run for run in before.get("runs", []) if not _again(given, run)]
     true_l0: dict[str, float] = before.get("data", {}).get("true_l0", {})
     for kind in given.kinds:
         with tempfile.TemporaryDirectory() as place:
@@ -60,7 +62,12 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
             true_l0 |= {kind: round(trial.true_l0, 3)}
             for arch in given.arch:
                 runs += trial.runs(arch)
-    return {"data": data | {"true_l0": true_l0}, "summary": summarise(runs), "runs": runs}
+    data |= {"true_l0": true_l0, "lrs": sorted({run["lr"] for run in runs})}
+    return {"data": data, "summary": summarise(runs), "runs": runs}
+
+
+def _again(given: argparse.Namespace, run: dict[str, Any]) -> bool:
+    return run["kind"] in given.kinds and run["arch"] in given.arch and run["lr"] in given.lrs
 
 
 def _before(given: argparse.Namespace, data: dict[str, Any]) -> dict[str, Any]:
@@ -70,7 +77,7 @@ def _before(given: argparse.Namespace, data: dict[str, Any]) -> dict[str, Any]:
         return {}
     figures: dict[str, Any] = json.loads(path.read_text())["figures"]
     if any(figures["data"].get(key) != value for key, value in data.items()):
-        raise FileNotFoundError(f"{path} was measured with other sizes or rates. Give the same, or leave out --keep.")
+        raise FileNotFoundError(f"{path} was measured with other sizes. Give the same, or leave out --keep.")
     return figures
 
 
@@ -97,31 +104,29 @@ class _Trial:
         return _Trial(given=given, folder=folder, kind=kind, width=width, true_l0=about["true_l0"])
 
     def runs(self, arch: str) -> list[dict[str, Any]]:
-        """The run at the true L0 of both contestants at every learning rate."""
-        found: list[dict[str, Any]] = []
-        for contestant in (OURS, _PEER):
-            for one in self.searched(contestant, arch):
-                found.append({"kind": self.kind, "contestant": contestant.name, "arch": arch} | one)
-                row = f"{self.kind} {contestant.name:10} {arch:10} lr {one['lr']:g}: matched {one['matched']:.4f}"
-                print(f"{row}, L0 {one['l0']:.2f}, weight {one['sparsity']}", file=sys.stderr, flush=True)
-        return found
+        """The run at the true L0 of both contestants at every learning rate, and how well SAELens says that it is."""
+        saes = self.folder / arch
+        runs = [run for contestant in (OURS, _PEER) for run in self.searched(contestant, arch, saes / contestant.name)]
+        measured = {"folder": saes, "features": self.folder / "features.npy"}
+        matched = run_module(_PEER.python(self.given.envs), _verb("measure"), "SAELens", measured)
+        for run in runs:
+            run.update(matched[f"{run['contestant']}/{run.pop('out')}"])
+            row = f"{self.kind} {run['contestant']:10} {arch:10} lr {run['lr']:g}: matched {run['matched']:.4f}"
+            print(f"{row}, L0 {run['l0']:.2f}, weight {run['sparsity']}", file=sys.stderr, flush=True)
+        return runs
 
-    def searched(self, contestant: Contestant, arch: str) -> list[dict[str, Any]]:
-        """What the contestant's own process finds, and how well SAELens says that it is."""
-        given, saes = self.given, self.folder / f"{contestant.name}-{arch}"
-        saes.mkdir()
+    def searched(self, contestant: Contestant, arch: str, saes: Path) -> list[dict[str, Any]]:
+        """What the contestant's own process finds; its SAEs are left in the folder."""
+        saes.mkdir(parents=True)
+        given = self.given
         settings = {"module": contestant.module, "arch": arch, "lrs": ",".join(str(lr) for lr in given.lrs)}
         settings |= {"acts": self.folder / "acts.npy", "folder": saes, "l0": self.true_l0, "width": self.width}
-        settings |= {
-            "weight": _START[contestant.name].get(arch, 0.1),
-            "settings": json.dumps(dict(contestant.settings)),
-        }
+        settings |= {"weight": _START[contestant.name].get(arch, 0.1)}
+        settings |= {"settings": json.dumps(dict(contestant.settings))}
         settings |= {"tokens": given.tokens, "batch": given.batch, "seed": given.seed, "heldout_rows": _HELDOUT_ROWS}
-        python = contestant.python(given.envs)
-        runs: list[dict[str, Any]] = run_module(python, (search.__name__,), contestant.name, settings)["runs"]
-        measured = {"folder": saes, "features": self.folder / "features.npy"}
-        matched = run_module(_PEER.python(given.envs), _verb("measure"), "SAELens", measured)
-        return [run | matched[run.pop("out")] for run in runs]
+        about = {"kind": self.kind, "contestant": contestant.name, "arch": arch}
+        found = run_module(contestant.python(given.envs), (search.__name__,), contestant.name, settings)
+        return [about | run for run in found["runs"]]
 
 
 def summarise(runs: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -18,6 +18,7 @@ from mistudio_cli import (
     down,
     explain,
     export,
+    features,
     find,
     jobs,
     models,
@@ -59,6 +60,7 @@ def build() -> typer.Typer:
     for verb in (*verbs, explain.explain, export.export, token.token, serve.serve):
         app.command()(verb)
     app.add_typer(jobs.app, name="jobs")
+    app.add_typer(features.app, name="features")
     app.add_typer(models.app, name="models")
     app.add_typer(recipe_list.app, name="recipes")
     app.add_typer(corpora.app, name="corpora")

@@ -5,56 +5,33 @@ Options are the fields of StartFindRequest that this release honours.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-
+from mistudio_cli import find_options as o
 from mistudio_cli import options
-from mistudio_cli.train_options import RequestId, option
+from mistudio_cli.train_options import RequestId
 
 if TYPE_CHECKING:
     from mistudio_rpc.client import Client
 
 
 def find(
-    training_job_id: Annotated[
-        str | None, typer.Argument(help="The training job to analyse; none with --sae-uri.", show_default=False)
-    ] = None,
-    sae_uri: Annotated[
-        str | None,
-        option(
-            "--sae-uri",
-            "An SAE of another origin instead: a folder under the model root, the name of an imported one, "
-            "hf:<owner>/<name>[@revision][/folder], or the URI of an sae artifact.",
-        ),
-    ] = None,
-    model_name: Annotated[str | None, option("--model", "The model that --sae-uri reads.")] = None,
-    corpus_file: Annotated[str | None, option("--corpus", "Uploaded corpus on which --sae-uri is analysed.")] = None,
-    hook_name: Annotated[
-        str | None, option("--hook", "The hook that --sae-uri reads: blocks.3.hook_resid_post.", "what its files say")
-    ] = None,
-    max_tokens: Annotated[
-        int | None, option("--max-tokens", "Most tokens of the corpus, with --sae-uri.", "10,000,000")
-    ] = None,
+    training_job_id: o.TrainingJob = None,
+    sae_uri: o.SaeUri = None,
+    model_name: o.Model = None,
+    corpus_file: o.Corpus = None,
+    hook_name: o.HookName = None,
+    max_tokens: o.MaxTokens = None,
     huggingface_token_file: options.TokenFile = None,
-    wait_for_training: Annotated[
-        bool, typer.Option("--wait", help="Accept a job that has not finished; start when it completes.")
-    ] = False,
-    sae_name: Annotated[
-        str | None, option("--sae", "Which SAE of a job with several: its name, as the result lists it.")
-    ] = None,
-    top_texts: Annotated[int | None, option("--top-texts", "Top texts kept a feature.", "20")] = None,
-    context_tokens: Annotated[
-        int | None, option("--context-tokens", "Tokens kept on each side of the strongest.", "32")
-    ] = None,
-    quantiles: Annotated[int | None, option("--quantiles", "Quantiles to sample texts from.", "5")] = None,
-    contrast_texts: Annotated[int | None, option("--contrast-texts", "Silent texts kept a feature.", "10")] = None,
-    keywords: Annotated[int | None, option("--keywords", "Keywords kept a feature.", "10")] = None,
-    seed: Annotated[int | None, option("--seed", "Seed of every random choice.", "0")] = None,
-    evidence_text: Annotated[
-        str | None,
-        option("--evidence-text", "How much corpus text is kept: full, redacted (by rules), or none.", "full"),
-    ] = None,
+    wait_for_training: o.Wait = False,
+    sae_name: o.SaeName = None,
+    top_texts: o.TopTexts = None,
+    context_tokens: o.ContextTokens = None,
+    quantiles: o.Quantiles = None,
+    contrast_texts: o.ContrastTexts = None,
+    keywords: o.Keywords = None,
+    seed: o.Seed = None,
+    evidence_text: o.EvidenceText = None,
     request_id: RequestId = None,
     detach: options.Detach = False,
     home: options.Home = None,

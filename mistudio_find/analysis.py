@@ -20,6 +20,7 @@ from mistudio_find.evidence import Picks, SilentPools, Survey
 from mistudio_find.keywords import keywords, window_words
 from mistudio_find.passes import BINS
 from mistudio_find.phrases import Phrases
+from mistudio_find.relations import Relations
 from mistudio_find.render import Renderer, number
 from mistudio_torch.codes import CodesReader, FeatureCodes
 
@@ -53,6 +54,8 @@ class Analyst:
     """bool (C, V): which words the rules know."""
     importance: Array
     """float64 (F,): see the contract."""
+    relations: Relations
+    """How features relate to each other and to tokens."""
     renderer: Renderer
     """Cuts texts."""
     config: FindConfig
@@ -99,6 +102,7 @@ class Analyst:
             "outliers": self._outliers(feature, codes),
             "diversity": number(1 - min(1.0, max(0.0, float(survey.likeness[feature])))) if len(top) > 1 else 0.0,
             "associations": self._associations(feature),
+            **self.relations.of(feature),
             "judge_texts": self._judge_texts(feature, codes),
         }
 

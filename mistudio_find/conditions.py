@@ -82,7 +82,7 @@ def order_key(path: tuple[str, ...], way: str) -> Sql:
     name, rest = ".".join(path), ".".join(path[1:])
     if name in SCALARS:
         column = SCALARS[name].column
-        return Sql(f"{column} IS NULL, {column} {way}")
+        return Sql(f"{column} {way} NULLS LAST")
     if path[0] in SCORED and rest:
         key = Sql(
             "(SELECT i.score FROM items i WHERE i.list = ? AND i.name = ? AND i.place = features.place)",
@@ -95,7 +95,7 @@ def order_key(path: tuple[str, ...], way: str) -> Sql:
         )
     else:
         raise _unknown("order_by", name)
-    return Sql(f"{key.text} IS NULL, {key.text} {way}", key.values * 2)
+    return Sql(f"{key.text} {way} NULLS LAST", key.values)
 
 
 def _scalar(field: Scalar, operator: str, value: Value) -> Sql:

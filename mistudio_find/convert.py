@@ -9,7 +9,7 @@ from mistudio.feature.v1 import feature_pb2
 from mistudio.find.v1 import find_service_pb2, finding_pb2
 
 from mistudio_core.artifacts import ArtifactRecord
-from mistudio_core.errors import InvalidInput
+from mistudio_core.errors import InvalidInput, Unsupported
 from mistudio_core.home import Home
 from mistudio_core.jobs.records import JobRecord
 from mistudio_find.config import MAX_TOKENS, FindConfig, FindResult
@@ -30,8 +30,22 @@ def config_of(request: find_service_pb2.StartFindRequest, home: Home | None = No
     _check_way(request)
     if home is not None:
         given |= {"model_root": Path(home.models), "sae_root": Path(home.saes), "rules_root": Path(home.rules)}
-    text = messages.enum_short(finding_pb2.EvidenceText.Name(request.evidence_text), "EVIDENCE_TEXT_")
-    return FindConfig(evidence_text=text or "full", **given)
+    return FindConfig(evidence_text=_evidence_text(request), **given)
+
+
+def _evidence_text(request: find_service_pb2.StartFindRequest) -> str:
+    return messages.enum_short(finding_pb2.EvidenceText.Name(request.evidence_text), "EVIDENCE_TEXT_") or "full"
+
+
+def check_has_tokens(job: JobRecord, form: str) -> None:
+    """Raises Unsupported for a form that holds all tokens of the corpus, of an analysis that may not show them."""
+    text = _evidence_text(find_service_pb2.StartFindRequest.FromString(job.request))
+    if text != "full":
+        raise Unsupported(
+            f"format {form} of this analysis",
+            why=f"it holds every token of the corpus, and the analysis was made with evidence_text {text}",
+            instead="Choose a format of the evidence, such as json or parquet, or start Find with evidence_text full.",
+        )
 
 
 def _check_way(request: find_service_pb2.StartFindRequest) -> None:

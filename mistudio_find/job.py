@@ -25,6 +25,7 @@ from mistudio_find.corpus_index import Array, build_index
 from mistudio_find.evidence import build_pools, survey
 from mistudio_find.outputs import RecordSpool, write_summaries, write_vocabulary
 from mistudio_find.phrases import find_phrases
+from mistudio_find.relations import Relations, relations
 from mistudio_find.render import Renderer, clean
 from mistudio_find.topics import build_topics
 from mistudio_torch.codes import CodesReader
@@ -33,7 +34,7 @@ from mistudio_torch.compiled import threads
 _REPORT_SECONDS = 0.25
 _RELEASE_EVERY = 256
 # Shares of the whole job at which its stages begin.
-_INDEX, _SURVEY, _ANALYSE, _WRITE = 0.0, 0.15, 0.3, 0.85
+_INDEX, _SURVEY, _RELATE, _ANALYSE, _WRITE = 0.0, 0.15, 0.3, 0.4, 0.85
 
 
 def run(config: FindConfig, ctx: JobContext) -> FindResult:
@@ -84,8 +85,9 @@ def _prepare(config: FindConfig, codes: CodesReader, ctx: JobContext) -> Analyst
     pools = build_pools(codes, index, topics, context=config.context_tokens, seed=config.seed)
     rules = load_rules()
     tick(1.0)
-    tick = _reporter(ctx, "survey", _SURVEY, _ANALYSE, total=codes.d_sae)
+    tick = _reporter(ctx, "survey", _SURVEY, _RELATE, total=codes.d_sae)
     found = survey(codes, index, topics, pools, config, parts=parts, tick=tick)
+    related = _related(config, codes, ctx, parts)
     return Analyst(
         codes=codes,
         index=index,
@@ -97,16 +99,31 @@ def _prepare(config: FindConfig, codes: CodesReader, ctx: JobContext) -> Analyst
         pools=pools,
         rules=rules,
         rule_flags=rules.flags(index.vocabulary),
-        importance=_shares_of_largest(found.moments[:, 0]),
+        importance=_shares_of_largest(found.moments[:, 0], related.decoder_norms),
+        relations=related,
         renderer=Renderer(codes, config.context_tokens),
         config=config,
         sae_sha256=clean(str(codes.meta.get("sae_sha256", ""))),
     )
 
 
-def _shares_of_largest(values: Array) -> Array:
-    """The values beside the largest, 0 to 1."""
-    return values / max(1e-30, float(values.max(initial=0.0)))
+def _related(config: FindConfig, codes: CodesReader, ctx: JobContext, parts: int) -> Relations:
+    """How the features relate by their weights and by what they fire on."""
+    return relations(
+        codes,
+        lambda: ctx.input("sae"),
+        model_root=config.model_root,
+        seed=config.seed,
+        parts=parts,
+        tick=_reporter(ctx, "relate", _RELATE, _ANALYSE),
+        log=lambda line: ctx.log(line, level="warning"),
+    )
+
+
+def _shares_of_largest(sums: Array, norms: Array | None) -> Array:
+    """What features write beside the largest, 0 to 1: sums of activations, times the decoder's norms where known."""
+    written = sums if norms is None else sums * norms
+    return written / max(1e-30, float(written.max(initial=0.0)))
 
 
 def _analyse(analyst: Analyst, spool: RecordSpool, ctx: JobContext) -> None:

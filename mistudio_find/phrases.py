@@ -20,22 +20,17 @@ KEPT = 10
 class Phrases:
     """The best runs of each of F features; a place without one has length 0."""
 
-    start: Array
-    """int64 (F, KEPT): the word occurrence at which it begins, of one of its places."""
-    length: Array
-    """int64 (F, KEPT): its words."""
-    count: Array
-    """int64 (F, KEPT): strong tokens that stand in it."""
-    share: Array
-    """float64 (F, KEPT): its share of the strong tokens' activation."""
-    lift: Array
-    """float64 (F, KEPT): how many times more often the strong tokens stand in it than words of the corpus."""
+    run: Array
+    """int64 (F, KEPT, 3): the word occurrence at which it begins somewhere, its words, strong tokens in it."""
+    figure: Array
+    """float64 (F, KEPT, 2): its share of the strong tokens' activation; how many times more often they stand in it
+    than words of the corpus."""
 
     def of(self, index: CorpusIndex, feature: int) -> list[tuple[str, int, float, float]]:
         """(text, count, share, lift), best first; a run within a longer one that is as common is left out."""
         found: list[tuple[tuple[str, ...], int, float, float]] = []
-        for start, length, count, share, lift in zip(
-            *(a[feature].tolist() for a in (self.start, self.length, self.count, self.share, self.lift)), strict=True
+        for (start, length, count), (share, lift) in zip(
+            self.run[feature].tolist(), self.figure[feature].tolist(), strict=True
         ):
             if not length:
                 break
@@ -55,17 +50,10 @@ def find_phrases(index: CorpusIndex, survey: Survey, parts: int) -> Phrases:
 
     counts = np.zeros((2, texts.SLOTS), np.uint32)
     texts.count_runs(index.word_ids, index.doc_words, index.judge, counts)
-    shape = (len(survey.strong), KEPT)
-    found = Phrases(
-        start=np.zeros(shape, np.int64),
-        length=np.zeros(shape, np.int64),
-        count=np.zeros(shape, np.int64),
-        share=np.zeros(shape),
-        lift=np.zeros(shape),
-    )
+    shape = len(survey.strong), KEPT
+    found = Phrases(run=np.zeros((*shape, 3), np.int64), figure=np.zeros((*shape, 2)))
     evidence_words = int(np.diff(index.doc_words)[~index.judge].sum())
     columns = index.token_word, index.token_doc, index.word_ids, index.doc_words, counts, evidence_words
-    into = found.start, found.length, found.count, found.share, found.lift
-    texts.find_phrases(survey.strong, survey.strong_value, *columns, *into, parts)
+    texts.find_phrases(survey.strong, survey.strong_value, *columns, found.run, found.figure, parts)
     index.release()
     return found

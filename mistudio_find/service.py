@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mistudio.find.v1 import find_service_pb2
 
-from mistudio_find import convert, starting
+from mistudio_find import convert, service_start
 from mistudio_find.service_exports import ExportMethods
 from mistudio_find.service_queries import QueryMethods
 from mistudio_rpc.registry import ServiceEntry
@@ -25,8 +25,8 @@ class FindServicer(ExportMethods, QueryMethods):
     async def StartFind(
         self, request: find_service_pb2.StartFindRequest, _: Context
     ) -> find_service_pb2.StartFindResponse:
-        """See starting.py for what must be there before a job exists."""
-        return convert.start_message(await starting.start(self._runtime, request))
+        """See service_start.py for what must be there before a job exists."""
+        return convert.start_message(await service_start.start(self._runtime, request))
 
     async def GetFindStatus(
         self, request: find_service_pb2.GetFindStatusRequest, _: Context

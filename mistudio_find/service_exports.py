@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator
 from mistudio.artifact.v1 import artifact_pb2
 from mistudio.find.v1 import find_service_pb2, finding_pb2
 
+from mistudio_find import convert
+from mistudio_find.exports import FORMATS
 from mistudio_find.exports.desk import ExportDesk
 from mistudio_rpc.artifact_service import file_parts
 from mistudio_rpc.messages import enum_short
@@ -50,6 +52,8 @@ class ExportMethods:
     ) -> AsyncIterator[artifact_pb2.DownloadHeader | artifact_pb2.Chunk]:
         """The finished file as a header and chunks."""
         job = await self._runtime.completed(job_id, _SERVICE)
+        if FORMATS[name].needs_codes:
+            convert.check_has_tokens(job, name)
         reader, form = await self._desk.get(job, name)
         async for part in file_parts(reader, form.filename, offset=offset, media_type=form.media_type):
             yield part

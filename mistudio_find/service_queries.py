@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
 from typing import Any
 
+from google.protobuf.internal.containers import RepeatedCompositeFieldContainer
 from mistudio.feature.v1 import feature_pb2
 from mistudio.find.v1 import find_service_pb2
 from mistudio.job.v1 import job_event_pb2
@@ -22,7 +23,7 @@ from mistudio_find.pages import FeaturePages
 from mistudio_find.search import search
 from mistudio_find.spooled import SpoolTail
 from mistudio_find.table import Sql
-from mistudio_rpc.paging import RankPage
+from mistudio_rpc.paging import PAGE_BYTES
 from mistudio_rpc.runtime import Runtime, not_ready
 from mistudio_rpc.types import Context
 
@@ -57,20 +58,17 @@ class QueryMethods:
         where, order = compile_filter(request.filter), compile_order(request.order_by)
         bound = binding(record.sha256, request.filter, request.order_by)
         start = page_start(request.page_token, bound, "job_id, filter and order_by")
-        page = RankPage(start, request.page_size or _LIST)
+        size = request.page_size or _LIST
         opened = self._opened.get(record)
         if request.filter.strip() or request.order_by.strip():
-            places, total = opened.queries().select(where, order, start, page.size)
+            places, total = opened.queries().select(where, order, start, size)
         else:
             total = opened.pages.total
-            places = list(range(start, min(total, start + page.size)))
-        features = page.fit(convert.feature_message(r, brief=True) for r in opened.pages.records(places))
-        more = start + len(features) < total and features
-        return find_service_pb2.ListFeaturesResponse(
-            features=features,
-            next_page_token=page_token(start + len(features), bound) if more else "",
-            total_features=total,
-        )
+            places = list(range(start, min(total, start + size)))
+        response = find_service_pb2.ListFeaturesResponse(total_features=total)
+        end = start + _fill(response.features, opened.pages.records(places))
+        response.next_page_token = page_token(end, bound) if start < end < total else ""
+        return response
 
     async def GetFeature(
         self, request: find_service_pb2.GetFeatureRequest, _: Context
@@ -113,25 +111,16 @@ class QueryMethods:
     ) -> find_service_pb2.SearchFeaturesResponse:
         bound = binding(request.query, request.filter, *(record.sha256 for record in records))
         start = page_start(request.page_token, bound, "query, job_id and filter, and the same completed analyses")
-        page = RankPage(start, request.page_size or _SEARCH)
+        size = request.page_size or _SEARCH
         analyses = list(self._searchable(records, unsearched, alone=bool(request.job_id)))
-        found = search(analyses, words, where, start + page.size)
-        hits: list[find_service_pb2.SearchHit] = []
-
-        def shown() -> Iterator[feature_pb2.Feature]:
-            for hit in found.hits(start, page.size):
-                hits.append(convert.hit_message(hit))
-                yield convert.feature_message(hit.record, brief=True)
-
-        features = page.fit(shown())
-        more = start + len(features) < found.total and features
-        return find_service_pb2.SearchFeaturesResponse(
-            features=features,
-            hits=hits[: len(features)],
-            next_page_token=page_token(start + len(features), bound) if more else "",
-            total_hits=found.total,
-            unsearched_job_ids=unsearched,
-        )
+        found = search(analyses, words, where, start + size)
+        response = find_service_pb2.SearchFeaturesResponse(total_hits=found.total, unsearched_job_ids=unsearched)
+        hits = list(found.hits(start, size))
+        count = _fill(response.features, (hit.record for hit in hits))
+        response.hits.extend(convert.hit_message(hit) for hit in hits[:count])
+        end = start + count
+        response.next_page_token = page_token(end, bound) if start < end < found.total else ""
+        return response
 
     def _searchable(
         self, records: list[ArtifactRecord], unsearched: list[str], *, alone: bool
@@ -196,6 +185,17 @@ class QueryMethods:
 
     async def _open(self, job_id: str) -> Opened:
         return await asyncio.to_thread(self._opened.get, await self._runtime.artifact_of(job_id, "features"))
+
+
+def _fill(features: RepeatedCompositeFieldContainer[feature_pb2.Feature], records: Iterable[dict[str, Any]]) -> int:
+    """Adds as many brief features as go into one message, at least one; how many."""
+    room = PAGE_BYTES
+    for record in records:
+        room -= convert.fill_feature(features.add(), record).ByteSize()
+        if room < 0 and len(features) > 1:
+            del features[-1]
+            break
+    return len(features)
 
 
 def _batch(pages: FeaturePages, start: int) -> list[dict[str, Any]]:

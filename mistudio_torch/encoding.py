@@ -88,7 +88,8 @@ def commit_codes(ctx: JobContext, plan: EncodePlan, items: Sequence[CodesOf], on
             stores = []
             for item in items:
                 writers.append(ctx.stage_artifact(item.artifact, "codes"))
-                store = CodesWriter(writers[-1].folder, d_sae=item.sae.shape.d_sae, meta=item.meta)
+                work = ctx.kept / "codes" / item.artifact
+                store = CodesWriter(writers[-1].folder, d_sae=item.sae.shape.d_sae, meta=item.meta, work=work)
                 stores.append(stack.enter_context(store))
             _write_codes(plan, items, stores, ctx.check_cancelled, on_share)
             for store in stores:
@@ -116,8 +117,14 @@ def _write_codes(
         heldout[plan.heldout] = True
     documents = corpus.documents(plan.chosen)
     blocks = cut_blocks(plan.chosen, corpus.real_tokens, plan.block_tokens)
+    taken_up, done = [store.n_documents for store in stores], 0
     for number, block in enumerate(blocks):
         on_share(number / len(blocks))
+        if done + len(block) <= min(taken_up):  # an attempt before this one has written them
+            done += len(block)
+            for _ in block:
+                next(documents)
+            continue
         activations = plan.activations(block)
         columns = [encoded(item.sae, activations[item.hook_name], check) for item in items]
         start = 0
@@ -125,7 +132,10 @@ def _write_codes(
             ids, spans = corpus.tokens_of(document)
             end = start + len(ids)
             text, source = next(documents)
-            for store, found in zip(stores, columns, strict=True):
+            done += 1
+            for store, found, known in zip(stores, columns, taken_up, strict=True):
+                if done <= known:
+                    continue
                 first, last = np.searchsorted(found[0], [start, end])
                 token, feature, value = (column[first:last] for column in found)
                 store.add_document(

@@ -212,7 +212,7 @@ def add_artifacts(
     """Completes a stored result with what the store knows; single paths are of the first SAE that did not fail."""
     response.job_id = job.job_id
     response.status = messages.status_value(job.status)
-    files = {"sae": "sae_weights.safetensors", "codes": "codes.safetensors", "metadata": "metadata.json"}
+    files = {"sae": "sae_weights.safetensors", "codes": "meta.json", "metadata": "metadata.json"}
     first = next((sae.name for sae in response.saes if not sae.error), "")
     prefix = f"/{job.job_id}/{first and first + '/'}"
     paths = {

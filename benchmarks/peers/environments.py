@@ -18,7 +18,14 @@ PACKAGES = {
     "saelens": ("sae-lens==6.54.12", "transformers==5.23.0", "transformer-lens==3.9.0", "safetensors==0.8.0"),
     "sparsify": ("eai-sparsify==1.3.3", "transformers==5.23.0", "schedulefree==1.4.1", "safetensors==0.8.0"),
     "dictionary_learning": ("dictionary-learning==0.1.0", "transformers==5.23.0", "safetensors==0.8.0"),
+    "delphi": (
+        *("transformers==5.23.0", "safetensors==0.8.0", "eai-sparsify==1.3.3", "schedulefree==1.4.1"),
+        *("asyncer==0.0.18", "blobfile==3.3.0", "faiss-cpu==1.15.1", "jaxtyping==0.3.11", "orjson==3.13.0"),
+        *("sentence-transformers==6.2.0", "simple-parsing==0.1.9", "datasets==5.2.0"),
+    ),
 }
+WITHOUT_REQUIREMENTS = {"delphi": ("eai-delphi==0.1.3",)}
+"""Whose own requirements (an engine for GPUs) are not wanted: what its loader imports stands above."""
 _UNUSED = ("torchvision", "torchaudio", "torchcodec")
 """Pulled in by requirements of requirements; beside a torch of another build they break transformers."""
 _DONE = ".installed"
@@ -27,7 +34,8 @@ _DONE = ".installed"
 def make(folder: Path, name: str) -> None:
     """One environment; does nothing where it is complete."""
     target = folder / name
-    wanted = "\n".join((TORCH, *PACKAGES[name]))
+    bare = WITHOUT_REQUIREMENTS.get(name, ())
+    wanted = "\n".join((TORCH, *PACKAGES[name], *bare))
     if (target / _DONE).exists() and (target / _DONE).read_text() == wanted:
         return
     print(f"making {target}; this takes a few minutes", flush=True)
@@ -35,6 +43,8 @@ def make(folder: Path, name: str) -> None:
     pip = [str(target / "bin" / "python"), "-m", "pip", "--disable-pip-version-check", "--quiet"]
     subprocess.run([*pip, "install", TORCH], check=True)
     subprocess.run([*pip, "install", TORCH, *PACKAGES[name]], check=True)
+    if bare:
+        subprocess.run([*pip, "install", "--no-deps", *bare], check=True)
     subprocess.run([*pip, "uninstall", "--yes", *_UNUSED], check=True)
     (target / _DONE).write_text(wanted)
 

@@ -82,7 +82,7 @@ def make(given: argparse.Namespace) -> dict[str, object]:
 
 
 def measure(given: argparse.Namespace) -> dict[str, object]:
-    """How well decoder directions are true features, for every neutral file of a folder.
+    """How well decoder directions are true features, for every neutral file below a folder.
 
     `matched`: SAELens' mean_correlation_coefficient (one-to-one matching); `largest`: mean over true
     features of the largest absolute cosine with any decoder direction.
@@ -92,11 +92,14 @@ def measure(given: argparse.Namespace) -> dict[str, object]:
 
     true_GD = torch.from_numpy(np.load(given.features))
     found: dict[str, object] = {}
-    for path in sorted(given.folder.glob("*.safetensors")):
+    for path in sorted(given.folder.rglob("*.safetensors")):
         W_dec_FD = load_file(path)["W_dec"]
         largest_G = cosine_similarities(W_dec_FD, true_GD).abs().max(dim=0).values
         matched = mean_correlation_coefficient(W_dec_FD, true_GD)
-        found[path.name] = {"matched": round(matched, 5), "largest": round(float(largest_G.mean()), 5)}
+        found[path.relative_to(given.folder).as_posix()] = {
+            "matched": round(matched, 5),
+            "largest": round(float(largest_G.mean()), 5),
+        }
     return found
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 TOP_K = ("topk", "batchtopk", "matryoshka")
-_RUNS = 8
+_RUNS = 10
 CLOSE = 0.05
 """An L0 within this share of the wanted one is the wanted one."""
 

@@ -17,8 +17,6 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from mistudio_find.corpus_index import Array
-from mistudio_find.exports import arrow
-from mistudio_find.exports.analysis import Analysis
 from mistudio_find.exports.schema import FEATURE, Field
 
 PADDED = (
@@ -66,17 +64,24 @@ class ColumnFiles:
         self._longest: dict[str, int] = {}
         self._stack = ExitStack()
 
-    def write(self, analysis: Analysis) -> list[Column]:
-        """Every column of an analysis by name. Raises Corrupt; OSError passes."""
-        with self._stack:
-            for field in FEATURE:
-                self._begin(field.name, field)
-            for table in arrow.tables(analysis):
-                for field, column in zip(FEATURE, table.columns, strict=True):
-                    for chunk in column.chunks:
-                        self._add(field.name, field, chunk)
+        for field in FEATURE:
+            self._begin(field.name, field)
+
+    def add(self, table: Any) -> None:
+        """The next records."""
+        for field, column in zip(FEATURE, table.columns, strict=True):
+            for chunk in column.chunks:
+                self._add(field.name, field, chunk)
+
+    def close(self) -> None:
+        """Ends the columns."""
+        self._stack.close()
+
+    def columns(self) -> list[Column]:
+        """Every column by name, once they are closed."""
         for name in PADDED:
-            self._pad(name)
+            if f"{name}.padded" not in self._columns:
+                self._pad(name)
         return [self._columns[name] for name in sorted(self._columns)]
 
     def _begin(self, name: str, field: Field) -> None:

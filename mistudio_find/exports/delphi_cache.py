@@ -21,12 +21,13 @@ from mistudio_find.exports.analysis import Analysis
 from mistudio_find.exports.making import need_codes
 from mistudio_find.exports.tarring import Tar
 from mistudio_torch.codes import CodesReader
-from mistudio_torch.codes.tensorfile import create, flush
+from mistudio_torch.codes.tensorfile import create, finish, let_go
 
 CONTEXT = 256
 """Tokens a sequence: delphi's default."""
 SPLITS = 5
 """Least number of files: delphi's default."""
+_COPIED_TOKENS = 1 << 20
 MOST_IN_A_FILE = 20_000_000
 """Activations that a file may hold before there are more files; delphi loads a file whole."""
 
@@ -60,14 +61,14 @@ def _tokens(codes: CodesReader, path: Path) -> Array:
     """uint32 (sequences, CONTEXT), mapped: the documents' tokens, filled up with 0."""
     sequences = max(1, -(-codes.n_tokens // CONTEXT))
     flat = np.memmap(path, np.uint32, "w+", shape=(sequences * CONTEXT,))
-    for doc in range(codes.n_documents):
-        first, last = codes.doc_tokens(doc)
-        flat[first:last] = codes.token_ids(doc)
+    column = codes.token_column
+    for first in range(0, len(column), _COPIED_TOKENS):
+        flat[first : min(first + _COPIED_TOKENS, len(column))] = column[first : first + _COPIED_TOKENS]
     return flat.reshape(sequences, CONTEXT)
 
 
 def _write_part(codes: CodesReader, start: int, end: int, tokens_SC: Array, path: Path) -> None:
-    """Features start..end-1; their activations lie together, feature by feature."""
+    """Features start..end-1; their activations lie together, feature by feature. Keeps nothing in memory."""
     counts = codes.frequency()[start:end]
     small = len(tokens_SC) < 1 << 16 and end - start < 1 << 16
     specs = {
@@ -86,7 +87,9 @@ def _write_part(codes: CodesReader, start: int, end: int, tokens_SC: Array, path
         out["activations"][at : at + n] = found.values
         at += n
     out["tokens"][:] = tokens_SC
-    flush(out)
+    let_go(tokens_SC)
+    finish(out)
+    codes.release()
 
 
 def _config(analysis: Analysis, codes: CodesReader, splits: int) -> bytes:

@@ -1,7 +1,7 @@
 """Makes the files of one or several forms from an analysis, reading the records as few times as can be.
 
-Forms of text are written side by side in one pass; the tensor forms share their columns. A module of a form
-has `Text` (record by record), `write_columns` (tensors) or `write` (everything else).
+Forms of text are written side by side in one pass over the records, Parquet and the tensor forms in one pass
+over Arrow tables. A module of a form has `Text`, `Tables`, `write_columns` (tensors) or `write` (the rest).
 """
 
 from __future__ import annotations
@@ -26,17 +26,14 @@ def make(analysis: Analysis, wanted: Mapping[str, Path], made: Callable[[str], N
     """
     modules = {name: importlib.import_module(f"{__package__}.{FORMATS[name].module}") for name in wanted}
     texts = {name: module.Text() for name, module in modules.items() if hasattr(module, "Text")}
-    tensors = {name: module for name, module in modules.items() if hasattr(module, "write_columns")}
-    folder = next(iter(wanted.values())).parent
-    with disk_errors(folder, "the export"):
+    tables = {name: m for name, m in modules.items() if hasattr(m, "Tables") or hasattr(m, "write_columns")}
+    with disk_errors(next(iter(wanted.values())).parent, "the export"):
         for name in wanted:
-            if name not in texts and name not in tensors:
+            if name not in texts and name not in tables:
                 modules[name].write(analysis, wanted[name])
                 made(name)
-        if tensors:
-            _tensors(analysis, {wanted[name]: module for name, module in tensors.items()})
-        for name in tensors:
-            made(name)
+        if tables:
+            _tables(analysis, {name: (module, wanted[name]) for name, module in tables.items()}, made)
         if texts:
             _texts(analysis, {wanted[name]: form for name, form in texts.items()})
         for name in texts:
@@ -57,14 +54,26 @@ def _texts(analysis: Analysis, forms: Mapping[Path, Any]) -> None:
             handle.write(form.tail())
 
 
-def _tensors(analysis: Analysis, modules: Mapping[Path, Any]) -> None:
+def _tables(analysis: Analysis, forms: Mapping[str, tuple[Any, Path]], made: Callable[[str], None]) -> None:
+    from mistudio_find.exports import arrow
     from mistudio_find.exports.columns import ColumnFiles
 
-    parent = next(iter(modules)).parent
-    with tempfile.TemporaryDirectory(prefix=".columns", dir=parent) as scratch:
-        columns = ColumnFiles(Path(scratch)).write(analysis)
-        for path, module in modules.items():
-            module.write_columns(columns, analysis.metadata, path)
+    whole = {name: form for name, form in forms.items() if hasattr(form[0], "Tables")}
+    tensors = {name: form for name, form in forms.items() if name not in whole}
+    with tempfile.TemporaryDirectory(prefix=".columns", dir=next(iter(forms.values()))[1].parent) as scratch:
+        with ExitStack() as stack:
+            sinks: list[Any] = [module.Tables(path, analysis.metadata) for module, path in whole.values()]
+            columns = ColumnFiles(Path(scratch))
+            for sink in (*sinks, columns):
+                stack.callback(sink.close)
+            for table in arrow.tables(analysis):
+                for sink in (*sinks, *([columns] if tensors else [])):
+                    sink.add(table)
+        for name in whole:
+            made(name)
+        for name, (module, path) in tensors.items():
+            module.write_columns(columns.columns(), analysis.metadata, path)
+            made(name)
 
 
 def need_codes(analysis: Analysis, form: str) -> Any:

@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from mistudio_find.exports import arrow
-from mistudio_find.exports.analysis import Analysis
 
 METADATA_KEY = "job_metadata"
 """Key of the file's metadata that holds the job's description as JSON."""
 
 
-def write(analysis: Analysis, path: Path) -> None:
-    """Writes the file, a row group a block. Raises Corrupt; OSError passes."""
-    from pyarrow import parquet
+class Tables:
+    """The file, a row group a table."""
 
-    metadata = {METADATA_KEY: json.dumps(analysis.metadata, ensure_ascii=False)}
-    wanted = arrow.schema().with_metadata(metadata)
-    with parquet.ParquetWriter(path, wanted, compression="zstd", compression_level=1) as writer:
-        for table in arrow.tables(analysis):
-            writer.write_table(table.replace_schema_metadata(metadata))
+    def __init__(self, path: Path, metadata: Mapping[str, Any]) -> None:
+        """Opens `path` for writing."""
+        from pyarrow import parquet
+
+        self._metadata = {METADATA_KEY: json.dumps(metadata, ensure_ascii=False)}
+        wanted = arrow.schema().with_metadata(self._metadata)
+        self._writer = parquet.ParquetWriter(path, wanted, compression="zstd", compression_level=1)
+
+    def add(self, table: Any) -> None:
+        """The next records."""
+        self._writer.write_table(table.replace_schema_metadata(self._metadata))
+
+    def close(self) -> None:
+        """Ends the file."""
+        self._writer.close()

@@ -49,6 +49,18 @@ def gather(
         cursors_C[f] = at
 
 
+@inlined
+def _append_reversed(peak_n: Array, evidence: int, judging: int) -> None:  # pragma: no cover  (compiled)
+    """Moves the judging peaks, which were put from the end on, behind the others in the order of documents."""
+    last = len(peak_n) - 1
+    for i in range(judging // 2):
+        swapped = peak_n[last - judging + 1 + i]
+        peak_n[last - judging + 1 + i] = peak_n[last - i]
+        peak_n[last - i] = swapped
+    for i in range(judging):
+        peak_n[evidence + i] = peak_n[last - judging + 1 + i]
+
+
 @compiled
 def measure(
     offsets_C: Array,
@@ -66,11 +78,10 @@ def measure(
     peaks_C2: Array,
     peak_N: Array,
 ) -> None:  # pragma: no cover  (compiled)
-    """Figures and peaks: moments (sum, largest, sum of squared and of cubed deviations), histogram, tenths.
+    """Moments (sum, largest, sum of squared and of cubed deviations), histogram, tenths, sum on first tokens; peaks.
 
-    first_C is the sum on first tokens of documents. Peaks, the first of equals, are those of evidence
-    documents from the feature's place on, then those of judging ones; peaks_C2 counts both. tenths_D is
-    TENTHS over a document's tokens.
+    Peaks, the first of equals, are those of evidence documents, then those of judging ones; peaks_C2 counts
+    both. tenths_D is TENTHS over a document's tokens.
     """
     for f in prange(len(first_C)):
         low, high = offsets_C[f], offsets_C[f + 1]
@@ -93,12 +104,9 @@ def measure(
             if here != doc:
                 doc, best = here, bits
                 start, tenths = starts_D[doc], tenths_D[doc]
-                if judge_D[doc]:
-                    judging -= 1
-                    at = judging
-                else:
-                    at = evidence
-                    evidence += 1
+                judging -= judge_D[doc]
+                at = judging if judge_D[doc] else evidence
+                evidence += not judge_D[doc]
                 peak_N[at] = i
             elif bits > best:
                 best = bits
@@ -113,12 +121,8 @@ def measure(
         moments_C4[f, 2] = max(0.0, s2 - s1 * mean)
         moments_C4[f, 3] = s3 - 3 * mean * s2 + 2 * mean * mean * s1
         first_C[f] = first
-        # Judging peaks were put from the end on: they move behind the others, in the order of documents.
         peaks_C2[f, 0], peaks_C2[f, 1] = evidence - low, high - judging
-        for i in range((high - judging) // 2):
-            peak_N[judging + i], peak_N[high - 1 - i] = peak_N[high - 1 - i], peak_N[judging + i]
-        for i in range(high - judging):
-            peak_N[evidence + i] = peak_N[judging + i]
+        _append_reversed(peak_N[low:high], evidence - low, high - judging)
 
 
 @inlined
@@ -166,6 +170,29 @@ def rank(offsets_C: Array, bits_N: Array, peaks_C2: Array, peak_N: Array, parts:
             _sort(peak_N[middle : middle + peaks_C2[f, 1]], bits_N, packed, spare, counts)
 
 
+@inlined
+def _keep_heaviest(
+    sums_U2: Array, touched_n: Array, unit_K: Array, count_K: Array, mass_K: Array
+) -> None:  # pragma: no cover  (compiled)
+    """The K touched units of the largest mass, lower numbers first of equals; clears what was touched."""
+    most, held, least = len(unit_K), 0, -1.0
+    for t in range(len(touched_n)):
+        u = touched_n[t]
+        count, mass = sums_U2[u, 0], sums_U2[u, 1]
+        sums_U2[u, 0] = sums_U2[u, 1] = 0.0
+        if held == most and mass < least:
+            continue
+        at = held
+        while at > 0 and (mass > mass_K[at - 1] or (mass == mass_K[at - 1] and u < unit_K[at - 1])):
+            at -= 1
+        if at < most:
+            held = min(held + 1, most)
+            for k in range(held - 1, at, -1):
+                unit_K[k], count_K[k], mass_K[k] = unit_K[k - 1], count_K[k - 1], mass_K[k - 1]
+            unit_K[at], count_K[at], mass_K[at] = u, count, mass
+            least = mass_K[held - 1]
+
+
 @compiled
 def drive(
     offsets_C: Array,
@@ -184,7 +211,6 @@ def drive(
 
     evidence_C2 are the activations there: how many, and their sum. A place without a unit keeps -1.
     """
-    most = unit_CK.shape[1]
     for part in prange(parts):
         sums = np.zeros((units, 2), np.float64)  # activations and their sum, side by side in the cache
         touched = np.zeros(units, np.int32)
@@ -202,20 +228,4 @@ def drive(
                 total += v
                 n += 1
             evidence_C2[f, 0], evidence_C2[f, 1] = n, total
-            held, least = 0, -1.0
-            for t in range(met):
-                u = touched[t]
-                mass, count = sums[u, 1], sums[u, 0]
-                sums[u, 0] = sums[u, 1] = 0.0
-                if held == most and mass < least:
-                    continue
-                at = held
-                while at > 0 and (mass > mass_CK[f, at - 1] or (mass == mass_CK[f, at - 1] and u < unit_CK[f, at - 1])):
-                    at -= 1
-                if at < most:
-                    held = min(held + 1, most)
-                    for k in range(held - 1, at, -1):
-                        unit_CK[f, k], mass_CK[f, k] = unit_CK[f, k - 1], mass_CK[f, k - 1]
-                        count_CK[f, k] = count_CK[f, k - 1]
-                    unit_CK[f, at], mass_CK[f, at], count_CK[f, at] = u, mass, count
-                    least = mass_CK[f, held - 1]
+            _keep_heaviest(sums, touched[:met], unit_CK[f], count_CK[f], mass_CK[f])

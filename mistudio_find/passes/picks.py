@@ -41,6 +41,32 @@ def _same_words(
     return True
 
 
+@inlined
+def _keep_different(
+    peak_n: Array,
+    positions_N: Array,
+    doc_N: Array,
+    word_T: Array,
+    word_W: Array,
+    words_D: Array,
+    reach: int,
+    top_K: Array,
+) -> int:  # pragma: no cover  (compiled)
+    """The first K peaks no two of which have the same words around them; how many there are."""
+    kept, r = 0, 0
+    while r < len(peak_n) and kept < len(top_K):
+        at, copy = peak_n[r], False
+        for k in range(kept):
+            other = top_K[k]
+            one, two = word_T[positions_N[at]], word_T[positions_N[other]]
+            copy = copy or _same_words(one, two, doc_N[at], doc_N[other], word_W, words_D, reach)
+        if not copy:
+            top_K[kept] = at
+            kept += 1
+        r += 1
+    return kept
+
+
 @compiled
 def pick(
     offsets_C: Array,
@@ -74,24 +100,7 @@ def pick(
         peaks = peak_N[offsets_C[f] : offsets_C[f] + evidence + judging]
         for r in range(min(evidence, strong_CS.shape[1])):
             strong_CS[f, r] = peaks[r]
-        kept, r = 0, 0
-        while r < evidence and kept < top_CK.shape[1]:
-            at, copy = peaks[r], False
-            for k in range(kept):
-                other = top_CK[f, k]
-                copy = copy or _same_words(
-                    word_T[positions_N[at]],
-                    word_T[positions_N[other]],
-                    doc_N[at],
-                    doc_N[other],
-                    word_W,
-                    words_D,
-                    reach,
-                )
-            if not copy:
-                top_CK[f, kept] = at
-                kept += 1
-            r += 1
+        kept = _keep_different(peaks[:evidence], positions_N, doc_N, word_T, word_W, words_D, reach, top_CK[f])
         groups = min(quantile_CQ.shape[1], evidence - kept)
         for group in range(groups):
             first = kept + (evidence - kept) * group // groups

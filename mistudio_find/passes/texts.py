@@ -41,6 +41,59 @@ def count_runs(word_W: Array, words_D: Array, judge_D: Array, count_S: Array) ->
                 count_S[half, _run(word_W, at, length)] += 1
 
 
+@inlined
+def _add_run(
+    run_R3: Array, mass_R: Array, n: int, here: int, first: int, length: int, value: float
+) -> Any:  # pragma: no cover  (compiled)
+    """Counts one run: run_R3 is (place in the table, first word, length) and how often; how many there are now."""
+    at = 0
+    while at < n and (run_R3[at, 0] != here or run_R3[at, 2] != length):
+        at += 1
+    if at == n:
+        run_R3[at, 0], run_R3[at, 1], run_R3[at, 2], run_R3[at, 3] = here, first, length, 0
+        mass_R[at] = 0.0
+        n += 1
+    run_R3[at, 3] += 1
+    mass_R[at] += value
+    return n
+
+
+@inlined
+def _keep_best(
+    run_R3: Array,
+    mass_R: Array,
+    n: int,
+    tokens: int,
+    total: float,
+    count_S: Array,
+    words: int,
+    run_P3: Array,
+    figure_P2: Array,
+) -> None:  # pragma: no cover  (compiled)
+    """The P runs of the highest share * ln(lift) that were met at least twice; figure_P2 is (share, lift)."""
+    most, held = len(run_P3), 0
+    for i in range(n):
+        met, length = run_R3[i, 3], run_R3[i, 2]
+        if met < 2 or total <= 0:
+            continue
+        corpus = max(met, count_S[length - 2, run_R3[i, 0]]) * length / max(1, words)
+        lift, share = met / tokens / corpus, mass_R[i] / total
+        score = share * np.log(max(lift, 1e-9))
+        if score <= 0:
+            continue
+        at = held
+        while at > 0 and score > figure_P2[at - 1, 0] * np.log(figure_P2[at - 1, 1]):
+            at -= 1
+        if at < most:
+            held = min(held + 1, most)
+            for k in range(held - 1, at, -1):
+                for c in range(3):
+                    run_P3[k, c] = run_P3[k - 1, c]
+                figure_P2[k, 0], figure_P2[k, 1] = figure_P2[k - 1, 0], figure_P2[k - 1, 1]
+            run_P3[at, 0], run_P3[at, 1], run_P3[at, 2] = run_R3[i, 1], length, met
+            figure_P2[at, 0], figure_P2[at, 1] = share, lift
+
+
 @compiled
 def find_phrases(
     token_CS: Array,
@@ -51,27 +104,20 @@ def find_phrases(
     words_D: Array,
     count_S: Array,
     words: int,
-    start_CP: Array,
-    length_CP: Array,
-    met_CP: Array,
-    share_CP: Array,
-    lift_CP: Array,
+    run_CP3: Array,
+    figure_CP2: Array,
     parts: int,
-) -> None:  # noqa: PLR0912  # pragma: no cover  (compiled: calls would copy what they are given)
-    """The P runs that most set the words at the strong tokens apart: highest share * ln(lift), met at least twice.
+) -> None:  # pragma: no cover  (compiled)
+    """The P runs that most set the words at the strong tokens apart: run (first word, length, met), (share, lift).
 
-    share: of the strong tokens' activation, what stands in the run. lift: the share of strong tokens in
-    the run over the share of the corpus's `words` words that are. start is a word occurrence.
+    share: of the strong tokens' activation, what stands in the run. lift: the share of strong tokens in the
+    run over the share of the corpus's `words` words that are.
     """
-    strong, most = token_CS.shape[1], start_CP.shape[1]
-    room = strong * 5
+    strong = token_CS.shape[1]
     for part in prange(parts):
-        slot, start = np.zeros(room, np.int64), np.zeros(room, np.int64)
-        length, met = np.zeros(room, np.int64), np.zeros(room, np.int64)
-        mass = np.zeros(room, np.float64)
+        run, mass = np.zeros((strong * 5, 4), np.int64), np.zeros(strong * 5, np.float64)
         for f in range(part, len(token_CS), parts):
-            n, total, held = 0, 0.0, 0
-            tokens = 0
+            n, total, tokens = 0, 0.0, 0
             for s in range(strong):
                 token = token_CS[f, s]
                 if token < 0:
@@ -79,40 +125,12 @@ def find_phrases(
                 tokens += 1
                 total += value_CS[f, s]
                 word, doc = word_T[token], doc_T[token]
-                for size in range(2, _LONGEST + 1):
-                    for back in range(size):
+                for length in range(2, _LONGEST + 1):
+                    for back in range(length):
                         first = word - back
-                        if first < words_D[doc] or first + size > words_D[doc + 1]:
-                            continue
-                        here = _run(word_W, first, size)
-                        at = 0
-                        while at < n and (slot[at] != here or length[at] != size):
-                            at += 1
-                        if at == n:
-                            slot[at], start[at], length[at], met[at], mass[at] = here, first, size, 0, 0.0
-                            n += 1
-                        met[at] += 1
-                        mass[at] += value_CS[f, s]
-            for i in range(n):
-                if met[i] < 2 or total <= 0:
-                    continue
-                corpus = max(met[i], count_S[length[i] - 2, slot[i]]) * length[i] / max(1, words)
-                lift = met[i] / tokens / corpus
-                share = mass[i] / total
-                score = share * np.log(max(lift, 1e-9))
-                if score <= 0:
-                    continue
-                at = held
-                while at > 0 and score > share_CP[f, at - 1] * np.log(lift_CP[f, at - 1]):
-                    at -= 1
-                if at < most:
-                    held = min(held + 1, most)
-                    for k in range(held - 1, at, -1):
-                        start_CP[f, k], length_CP[f, k] = start_CP[f, k - 1], length_CP[f, k - 1]
-                        met_CP[f, k], share_CP[f, k] = met_CP[f, k - 1], share_CP[f, k - 1]
-                        lift_CP[f, k] = lift_CP[f, k - 1]
-                    start_CP[f, at], length_CP[f, at], met_CP[f, at] = start[i], length[i], met[i]
-                    share_CP[f, at], lift_CP[f, at] = share, lift
+                        if words_D[doc] <= first and first + length <= words_D[doc + 1]:
+                            n = _add_run(run, mass, n, _run(word_W, first, length), first, length, value_CS[f, s])
+            _keep_best(run, mass, n, tokens, total, count_S, words, run_CP3[f], figure_CP2[f])
 
 
 @compiled

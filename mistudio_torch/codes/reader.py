@@ -17,7 +17,7 @@ import numpy as np
 from mistudio_core.errors import Corrupt, Unsupported
 from mistudio_torch.codes.attributes import Attributes, PathGetter
 from mistudio_torch.codes.tensorfile import Array, let_go, open_tensors
-from mistudio_torch.codes.writer import FORMAT_VERSION
+from mistudio_torch.codes.writer import FORMAT_VERSION, shard_name
 
 
 class _Folder:
@@ -55,20 +55,22 @@ class CodesReader:
                 why=f"its format is not version {FORMAT_VERSION}",
                 instead="Run its training job again.",
             )
-        codes = open_tensors(artifact.path("codes.safetensors"))
+        offsets = open_tensors(artifact.path("offsets.safetensors"))
         documents = open_tensors(artifact.path("documents.safetensors"))
         try:
-            self._feature_offsets = np.asarray(codes["feature_offsets"])
-            self._positions, self._values = codes["positions"], codes["values"]
+            self._feature_offsets = np.asarray(offsets["feature_offsets"])
+            self._shard_starts = np.array(self.meta["shards"], np.int64)
             self._doc_token_offsets = np.asarray(documents["doc_token_offsets"])
             self._text_offsets = np.asarray(documents["text_offsets"])
             self._spans, self._token_ids = documents["spans"], documents["token_ids"]
             self._heldout = np.asarray(documents["heldout"])
-        except KeyError as error:
+        except (KeyError, ValueError) as error:
             raise Corrupt(f"The codes artifact lacks {error}. Run its training job again.") from error
         self.attributes = Attributes(artifact, self.meta, documents)
         """Labels, group and time of each document."""
         self._texts_path = artifact.path("texts.bin")
+        self._artifact = artifact
+        self._shards: dict[int, tuple[Array, Array]] = {}
         size = self._texts_path.stat().st_size
         self._texts = np.memmap(self._texts_path, np.uint8, "r") if size else np.zeros(0, np.uint8)
         self._check()
@@ -96,16 +98,14 @@ class CodesReader:
     @property
     def n_nonzero(self) -> int:
         """Number of (token, feature) pairs that fire."""
-        return len(self._positions)
+        return int(self._feature_offsets[-1])
 
     def feature(self, index: int) -> FeatureCodes:
         """Every activation of feature `index` (0..d_sae-1). Raises IndexError outside of it."""
         if not 0 <= index < self.d_sae:
             raise IndexError(f"feature {index} is outside of 0..{self.d_sae - 1}")
-        part = slice(int(self._feature_offsets[index]), int(self._feature_offsets[index + 1]))
-        return FeatureCodes(
-            positions=self._positions[part].astype(np.int64), values=self._values[part].astype(np.float32)
-        )
+        positions, values = self._columns(index, index + 1)
+        return FeatureCodes(positions=positions.astype(np.int64), values=values.astype(np.float32))
 
     def part(self, first: int, last: int) -> tuple[Array, Array, Array]:
         """Features first..last-1 together: (int64 (last - first + 1,) offsets, int64 positions, uint16 values).
@@ -113,9 +113,8 @@ class CodesReader:
         The values are the bits of float16 numbers. Memory is theirs alone; see `release`.
         """
         offsets = self._feature_offsets[first : last + 1]
-        part = slice(int(offsets[0]), int(offsets[-1]))
-        values = np.array(self._values[part]).view(np.uint16)
-        return offsets - offsets[0], self._positions[part].astype(np.int64), values
+        positions, values = self._columns(first, last)
+        return offsets - offsets[0], positions.astype(np.int64), values.view(np.uint16)
 
     def ranges(self, activations: int, features: int) -> Iterator[tuple[int, int]]:
         """Ranges of features of at most so many activations, one feature alone perhaps more, and so many features."""
@@ -139,7 +138,12 @@ class CodesReader:
 
     def release(self) -> None:
         """Lets go of what the memory maps have read, so that a pass over all of it stays small."""
-        for mapped in (self._positions, self._values, self._token_ids, self._spans, self._texts):
+        for mapped in (
+            self._token_ids,
+            self._spans,
+            self._texts,
+            *(m for shard in self._shards.values() for m in shard),
+        ):
             let_go(mapped)
 
     def frequency(self) -> Array:
@@ -174,11 +178,45 @@ class CodesReader:
         """Whether the document was held out from training."""
         return bool(self._heldout[doc])
 
+    def _columns(self, first: int, last: int) -> tuple[Array, Array]:
+        """Positions and float16 values of features first..last-1, from however many shards. Raises Corrupt."""
+        low, high = int(self._feature_offsets[first]), int(self._feature_offsets[last])
+        if low == high:
+            return np.zeros(0, np.int64), np.zeros(0, np.float16)
+        shard = int(np.searchsorted(self._shard_starts, first, side="right")) - 1
+        positions, values = [], []
+        while low < high:
+            mapped = self._shard(shard)
+            base, end = self._bounds(shard)
+            part = slice(low - base, min(high, end) - base)
+            positions.append(np.asarray(mapped[0][part]))
+            values.append(np.asarray(mapped[1][part]))
+            low, shard = min(high, end), shard + 1
+        return (positions[0], values[0]) if len(positions) == 1 else (np.concatenate(positions), np.concatenate(values))
+
+    def _bounds(self, shard: int) -> tuple[int, int]:
+        """Where the activations of a shard begin and end among all."""
+        starts = [*self._shard_starts.tolist(), self.d_sae]
+        return int(self._feature_offsets[starts[shard]]), int(self._feature_offsets[starts[shard + 1]])
+
+    def _shard(self, number: int) -> tuple[Array, Array]:
+        """The mapped columns of a shard, verified when first opened."""
+        if number not in self._shards:
+            name = shard_name(number)
+            tensors = open_tensors(self._artifact.path(name))
+            low, high = self._bounds(number)
+            if {"positions", "values"} - tensors.keys() or not (
+                len(tensors["positions"]) == len(tensors["values"]) == high - low
+            ):
+                raise Corrupt(f"{name} of the codes artifact is inconsistent. Run its training job again.")
+            self._shards[number] = tensors["positions"], tensors["values"]
+        return self._shards[number]
+
     def _check(self) -> None:
         """Raises Corrupt where lengths disagree."""
         documents = self.n_documents + 1
         fits = (
-            self._feature_offsets[-1] == len(self._positions) == len(self._values)
+            bool((np.diff(self._shard_starts) > 0).all() and (self._shard_starts < max(1, self.d_sae)).all())
             and len(self._doc_token_offsets) == len(self._text_offsets) == documents
             and self._doc_token_offsets[-1] == len(self._token_ids) == len(self._spans)
             and self._text_offsets[-1] == len(self._texts)

@@ -81,15 +81,16 @@ def _map(path: Path, header: Mapping[str, Any], base: int, mode: Any) -> dict[st
     return tensors
 
 
-def flush(tensors: Mapping[str, Array]) -> None:
-    """Hands mapped writes to the operating system; fsync is the artifact store's."""
+def finish(tensors: Mapping[str, Array]) -> None:
+    """Hands mapped writes to the operating system and lets go of their pages; fsync is the artifact store's."""
     for tensor in tensors.values():
         if isinstance(tensor, np.memmap):
             tensor.flush()
+            let_go(tensor)
 
 
 def let_go(mapped: Array) -> None:
-    """Drops the pages that a read-only memory map has touched from this process; they are read again when needed."""
+    """Drops the pages that a memory map has touched from this process; they are read again when needed."""
     memory = getattr(mapped, "_mmap", None)
     if memory is not None and hasattr(mmap, "MADV_DONTNEED"):
         memory.madvise(mmap.MADV_DONTNEED)

@@ -116,8 +116,12 @@ def resolve(
     model_root: Path | None = None,
     cache_dir: Path | None = None,
     watch: Callable[[], None] | None = None,
+    cached_only: bool = False,
 ) -> ModelSource:
-    """Finds a model's files; only hub metadata is fetched. Raises NotFound, Forbidden, Unavailable."""
+    """Finds a model's files; only hub metadata is fetched, with `cached_only` not even that.
+
+    Raises NotFound, Forbidden, Unavailable.
+    """
     if any(len(part.encode("utf-8", "replace")) > _LONGEST_PART for part in name.split("/")):
         raise not_found(_shown(name), f"a part of the name is longer than {_LONGEST_PART} bytes")
     folder = _package_folder(name) if name.startswith("package:") else _root_folder(name, model_root)
@@ -125,7 +129,8 @@ def resolve(
     if folder is None:
         if not _HUB_ID.match(name) or ".." in name:
             raise not_found(name, "it is no hub id, and no folder of that name lies under the model root")
-        repository = hub.cached_repo(name, cache_dir) if hub.is_offline() else hub.repo(name, token)
+        offline = cached_only or hub.is_offline()
+        repository = hub.cached_repo(name, cache_dir) if offline else hub.repo(name, token)
     return ModelSource(name=name, folder=folder, repo=repository, token=token, cache_dir=cache_dir, watch=watch)
 
 

@@ -179,7 +179,10 @@ OTHERS = {
     "ListArtifactsRequest": {"job_id"},
     "ListEnginesRequest": set(),
     "ListExplanationsRequest": {"job_id", "page_size", "page_token"},
-    "ListFeaturesRequest": {"job_id", "page_size", "page_token"},
+    # tests/integration/find/test_find_queries.py
+    "ListFeaturesRequest": {"job_id", "page_size", "page_token", "filter", "order_by"},
+    "SearchFeaturesRequest": {"query", "job_id", "page_size", "page_token", "filter"},
+    "WatchFeaturesRequest": {"job_id", "after_sequence"},
     # tests/integration/train/test_hooks_rpc.py
     "ListHooksRequest": {"model_name", "layer_number", "huggingface_token", "page_size", "page_token"},
     "ListJobsRequest": {"service", "page_size", "page_token", "status"},

@@ -87,8 +87,10 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pipeline]:
         (pickled / "pytorch_model.bin").write_bytes(b"\x80\x02never opened")
         corpus = folder / "small.txt"
         corpus.write_text("\n".join(tinymodels.sentences(400)))
-        repositories = {"a/open": tiny, "a/gated": tiny, "a/pickled": pickled}
-        gated = {"a/gated": GATED_TOKEN, "a/closed": GATED_TOKEN}
+        saes = folder / "saes"  # tests put the files of an SAE here
+        saes.mkdir()
+        repositories = {"a/open": tiny, "a/gated": tiny, "a/pickled": pickled, "a/saes": saes, "a/own-saes": saes}
+        gated = {"a/gated": GATED_TOKEN, "a/closed": GATED_TOKEN, "a/own-saes": GATED_TOKEN}
         data = datasets_in(folder / "datasets")
         hub = stack.enter_context(fakehub.serve(repositories, gated=gated, datasets=data))
         patch.setenv("HF_ENDPOINT", hub.url)

@@ -6,12 +6,17 @@ less the deliberate differences (paths end in .safetensors, fields may be added,
 
 from __future__ import annotations
 
+import io
 import json
+import tarfile
+import zipfile
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from mistudio_cli.export import save_export
 from tests.e2e.conftest import Pipeline
 
 MODEL_INFO = {
@@ -246,6 +251,13 @@ def test_find_and_explain_have_the_same_shape(pipeline: Pipeline):
     second = {"page_size": 60, "page_token": page["next_page_token"]}
     rest = pipeline.http.get(f"/api/v1/find/{pipeline.find}/features", params=second).json()
     assert len(rest["features"]) == 54 and rest["next_page_token"] == ""
+    live = {"filter": "NOT dead = true", "order_by": "activation_statistics.frequency desc", "page_size": 5}
+    dense = pipeline.http.get(f"/api/v1/find/{pipeline.find}/features", params=live).json()
+    shares = [f["activation_statistics"]["frequency"] for f in dense["features"]]
+    assert dense["total_features"] == find["live_features"] and shares == sorted(shares, reverse=True)
+    word = "".join(c if c.isalnum() else " " for c in dense["features"][0]["top_activations"][0]["text"]).split()[0]
+    hits = pipeline.http.get("/api/v1/find/search", params={"query": word, "job_id": pipeline.find}).json()["hits"]
+    assert hits and all(hit["job_id"] == pipeline.find for hit in hits)
     feature = pipeline.http.get(f"/api/v1/find/{pipeline.find}/features/{page['features'][0]['feature_id']}").json()
     top = feature["top_activations"][0]
     assert "".join(top["tokens"]) == top["text"]
@@ -268,6 +280,22 @@ def test_exports_are_the_files_that_the_jobs_wrote(pipeline: Pipeline):
     assert report.headers["x-content-type-options"] == "nosniff"
     explanations = pipeline.http.get(f"/api/v1/explain/{pipeline.explain}/export/json").json()
     assert explanations["job_metadata"]["source_find_job"] == pipeline.find
+
+
+def test_an_analysis_downloads_in_other_forms_compressed_and_in_parts(pipeline: Pipeline, tmp_path: Path):
+    base = f"/api/v1/find/{pipeline.find}"
+    whole = pipeline.http.get(f"{base}/export/xml")
+    assert (whole.headers["content-encoding"], whole.headers["content-type"]) == ("gzip", "application/xml")
+    rest = pipeline.http.get(f"{base}/export/xml", headers={"range": "bytes=100-"})
+    assert rest.status_code == 206 and rest.content == whole.content[100:]
+    with zipfile.ZipFile(io.BytesIO(pipeline.http.get(f"{base}/bundle").content)) as archive:
+        assert archive.read("feature_analysis.xml") == whole.content
+    made = pipeline.http.get(f"/api/v1/jobs/{pipeline.find}/artifacts").json()["artifacts"]
+    assert sorted(a["uri"].rpartition("/")[2] for a in made if a["kind"] == "export") == ["xml", "zip"]
+    saved = save_export(pipeline.client, "find", pipeline.find, "delphi", tmp_path)
+    assert tarfile.is_tarfile(saved) and saved.name == "delphi.tar"
+    unknown = pipeline.http.get(f"{base}/export/pdf")
+    assert unknown.status_code == 400 and "safetensors" in unknown.json()["detail"]
 
 
 def test_an_artifact_downloads_and_resumes(pipeline: Pipeline):

@@ -27,7 +27,7 @@ def finish(client: Client, job_id: str) -> train_service_pb2.GetTrainingResultRe
     return client.train.GetTrainingResult(train_service_pb2.GetTrainingResultRequest(job_id=job_id))
 
 
-@pytest.mark.timeout(60 + 15 * KILLS)
+@pytest.mark.timeout(60 + 30 * KILLS)
 def test_kills_at_random_instants_give_the_same_sae(tiny_home: Home, corpus_file: Path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     rng = random.Random(3)

@@ -98,6 +98,7 @@ def test_a_model_is_checked_without_its_weights(shared):
         (("train", "--model", MODEL, "--corpus", "x", "--k", "8"), "UNSUPPORTED", "topk"),
         (("find", "train_20260101_000000_0011223344556677"), "JOB_NOT_FOUND", "not found"),
         (("export", "train_20260101_000000_0011223344556677", "--format", "csv"), "INVALID_FIELD", "safetensors"),
+        (("export", "find_20260101_000000_0011223344556677", "--format", "pdf"), "INVALID_FIELD", "neuronpedia"),
     ],
 )
 def test_errors_are_one_message_with_a_reason(shared, arguments, reason: str, words: str):

@@ -75,7 +75,11 @@ async def test_no_feature_after_a_filter_is_an_empty_page(finds):
 async def test_a_token_belongs_to_its_filter_order_and_job(finds):
     job, other = [await completed_job(finds.runtime, records(9 + i)) for i in range(2)]
     token = (await finds.call("ListFeatures", job_id=job, page_size=2, filter="dogs")).next_page_token
-    for changed in ({"filter": "cats"}, {"filter": "dogs", "order_by": "feature_id"}, {"filter": "dogs", "job_id": other}):
+    for changed in (
+        {"filter": "cats"},
+        {"filter": "dogs", "order_by": "feature_id"},
+        {"filter": "dogs", "job_id": other},
+    ):
         reason, message = await refused(finds.call("ListFeatures", **{"job_id": job, **changed}, page_token=token))
         assert reason == "INVALID_FIELD"
         assert "leave page_token empty" in message

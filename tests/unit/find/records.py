@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -134,22 +135,32 @@ def hostile(index: int) -> dict[str, Any]:
     return evil
 
 
-def write_features(folder: Path, records: list[dict[str, Any]]) -> Path:
+def write_features(folder: Path, records: Iterable[dict[str, Any]]) -> Path:
     """The files of a `features` artifact, in the order given; the published JSON without `judge_texts`."""
     folder.mkdir(parents=True, exist_ok=True)
 
     def dumps(value: Any) -> bytes:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
 
-    lines = [dumps(r) + b"\n" for r in records]
-    (folder / "features.jsonl").write_bytes(b"".join(lines))
-    ranks = np.argsort([r["feature_id"] for r in records])
-    index = np.concatenate([[len(records)], [0], np.cumsum([len(line) for line in lines]), ranks])
+    lengths, ids = [], []
+    with (
+        (folder / "features.jsonl").open("wb") as lines,
+        (folder / "features.body").open("w+b") as body,
+        (folder / "feature_analysis.csv").open("wb") as table,
+    ):
+        table.write(HEADER.encode())
+        for one in records:
+            lengths.append(lines.write(dumps(one) + b"\n"))
+            body.write((b",\n" if ids else b"\n") + dumps({k: v for k, v in one.items() if k != "judge_texts"}))
+            ids.append(one["feature_id"])
+            table.write(csv_row(one).encode())
+    index = np.concatenate([[len(ids)], [0], np.cumsum(lengths), np.argsort(ids)])
     (folder / "features.idx").write_bytes(index.astype("<i8").tobytes())
-    public = [dumps({k: v for k, v in r.items() if k != "judge_texts"}) for r in records]
-    head = b'{"job_metadata":' + dumps(METADATA | {"total_features": len(records)}) + b',"features":[\n'
-    (folder / "feature_analysis.json").write_bytes(head + b",\n".join(public) + b"\n]}\n")
-    (folder / "feature_analysis.csv").write_bytes((HEADER + "".join(map(csv_row, records))).encode())
+    with (folder / "feature_analysis.json").open("wb") as whole, (folder / "features.body").open("rb") as body:
+        whole.write(b'{"job_metadata":' + dumps(METADATA | {"total_features": len(ids)}) + b',"features":[')
+        shutil.copyfileobj(body, whole)
+        whole.write(b"\n]}\n")
+    (folder / "features.body").unlink()
     (folder / "pattern_categories.json").write_bytes(b'{"counts":{}}')
     (folder / "quality_metrics.json").write_bytes(b'{"counts":{}}')
     return folder

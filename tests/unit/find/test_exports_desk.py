@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -32,13 +33,10 @@ class Setting:
         self.runtime, self.job = runtime, job
         self.desk = ExportDesk(runtime.artifacts, runtime.jobs, runtime.queries)
 
-    async def store(self, kind: str, name: str, source: Path, job_id: str) -> ArtifactRecord:
+    async def store(self, kind: str, name: str, source: Path, job_id: str) -> None:
         writer = self.runtime.artifacts.stage(artifact_uri(job_id, kind, name), kind, job_id=job_id, attempt=1)
-        for path in source.iterdir():
-            path.rename(writer.folder / path.name)
-        kept = writer.seal()
-        await self.runtime.jobs.add_upload(kept)
-        return kept
+        shutil.copytree(source, writer.folder, dirs_exist_ok=True)
+        await self.runtime.jobs.add_upload(writer.seal())
 
     async def exports(self) -> list[ArtifactRecord]:
         return await self.runtime.queries.artifacts_of(self.job.job_id, "export")
@@ -82,16 +80,16 @@ async def test_equal_requests_make_one_export_and_the_next_finds_it(setting: Set
 
 async def test_one_export_is_made_at_a_time(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     running, most = 0, 0
+    real = desk_module._run
 
-    async def slow(job: dict[str, Any]) -> None:
+    async def watched(job: dict[str, Any]) -> None:
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.02)
-        Path(job["out"]).write_text("x")
+        await real(job)
         running -= 1
 
-    monkeypatch.setattr(desk_module, "_run", slow)
+    monkeypatch.setattr(desk_module, "_run", watched)
     await asyncio.gather(*(setting.desk.get(setting.job, name) for name in ("xml", "txt", "parquet")))
     assert most == 1 and len(await setting.exports()) == 3
 
@@ -136,7 +134,7 @@ async def test_a_lost_export_is_made_again(setting: Setting):
 
 
 async def test_delphi_takes_the_activations_of_the_training_job(setting: Setting, tmp_path: Path):
-    with pytest.raises((Unsupported, NotFound), match="activations|codes"):
+    with pytest.raises((Unsupported, NotFound), match=r"activations|codes"):
         await setting.desk.get(setting.job, "delphi")
     training = setting.job.inputs["codes"].job_id
     await setting.store("codes", "codes", write_store(tmp_path / "codes"), training)

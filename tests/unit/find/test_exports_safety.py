@@ -82,16 +82,13 @@ def test_an_analysis_without_features_exports(name: str, tmp_path: Path):
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["file"]
 
 
-@pytest.mark.parametrize("name", MADE)
+# not json: its bytes are those of the records, which the store's digests vouch for
+@pytest.mark.parametrize("name", [name for name in MADE if name != "json"])
 @pytest.mark.parametrize("line", [b'{"feature_id":1,"top_activations":"none"}\n', b"{nonsense\n", b"[1]\n"])
 def test_a_record_that_is_none_is_refused(name: str, line: bytes, tmp_path: Path):
     folder = write_features(tmp_path / "f", [record(0, top=1, quantiles=1, contrast=1), {**record(1), "dead": True}])
     lines = (folder / "features.jsonl").read_bytes().splitlines(keepends=True)
     (folder / "features.jsonl").write_bytes(lines[0] + line.rjust(len(lines[1])))
-    if name in ("json", "csv"):
-        pytest.importorskip("orjson")
-    if name == "json":  # its bytes are those of the records, which the store's digests vouch for
-        return
     with pytest.raises(Corrupt):
         make(Analysis(Files(folder)), {name: tmp_path / "out"})
 

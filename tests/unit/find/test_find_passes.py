@@ -141,7 +141,7 @@ def test_false_discoveries_are_corrected_over_all_comparisons():
 
 def test_phrases_that_stand_where_a_feature_fires(tmp_path):
     rng = np.random.default_rng(0)
-    filler = "the a of and to with for in on some many very good old new small large then here there".split()
+    filler = ["the", "a", "of", "and", "to", "with", "for", "in", "on", "some", "many", "very", "good", "old", "new", "small", "large", "then", "here", "there"]
 
     def text(n):
         words = [str(w) for w in rng.choice(filler, 20)]

@@ -133,8 +133,7 @@ def test_overlapping_matches_leave_nothing_between_them():
             }
         )
     )
-    assert rules.text("xabcdefgx bcd") == "x[b][b]x [a]" or rules.text("xabcdefgx bcd") == "x[a]x [a]"
-    assert "d" not in rules.text("xabcdefgx")
+    assert rules.text("xabcdefgx bcd") == "x[a]x [a]"
 
 
 @pytest.mark.parametrize(
@@ -222,11 +221,11 @@ def test_no_word_of_the_corpus_is_in_any_file_without_text(analysed):
     files = bytes_of(context)
     assert "vocabulary.json" not in files and result.live_features == analysed["redacted"][0].live_features
     words = {w.casefold() for _, text in documents() for w in re.findall(r"[A-Za-z]{5,}", text)} - {"token", "tokens"}
-    known = re.findall(r'"([A-Za-z_]+)":', files["feature_analysis.json"].decode())
+    known = re.findall(r'"([A-Za-z_]+)":', b"".join(files.values()).decode("latin1"))
     words -= {part for key in known for part in key.split("_")}
     for name, body in files.items():
-        low = body.lower().decode()
-        assert not [word for word in words if word in low], name
+        assert not words & set(re.findall(r"[a-z]+", body.decode("latin1").lower())), name
+        assert b"zq" not in body.lower(), name
     record = FeaturePages(context.reader("analysis")).feature(WORD)
     top = record["top_activations"][0]
     assert top["text"] == "" and set(top["tokens"]) == {""} and len(top["tokens"]) == len(top["activations"])

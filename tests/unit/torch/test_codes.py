@@ -26,10 +26,16 @@ def _documents(count=20, seed=0):
         yield text, rng.integers(0, 99, n).astype(np.uint32), spans, tok[shuffled], feat[shuffled], dense
 
 
-def _write(folder, labels=("", "a", "b"), spill=10):
-    folder.mkdir()
-    writer = CodesWriter(folder, d_sae=F, meta={"model_name": "m", "layer": 1}, spill_triplets=spill)
+def _write(folder, labels=("", "a", "b"), spill=10, work=None, stop=None):
+    folder.mkdir(exist_ok=True)
+    meta = {"model_name": "m", "layer": 1}
+    writer = CodesWriter(folder, d_sae=F, meta=meta, spill_triplets=spill, shard_activations=200, work=work)
     for number, (text, ids, spans, tok, feat, dense) in enumerate(_documents()):
+        if number < writer.n_documents:
+            continue
+        if number == stop:
+            with writer:  # a kill leaves anything between all and nothing of what came after the last spill
+                return None
         label = labels[number % len(labels)]
         writer.add_document(
             text,
@@ -74,12 +80,58 @@ def test_bytes_are_a_function_of_the_content_not_of_the_spills(tmp_path):
         digests.append([(f.name, hashlib.sha256(f.read_bytes()).hexdigest()) for f in files])
     assert digests[0] == digests[1] == digests[2]
     assert [n for n, _ in digests[0]] == [
-        "codes.safetensors",
+        "codes-00000.safetensors",
+        "codes-00001.safetensors",
         "documents.safetensors",
         "labels.json",
         "meta.json",
+        "offsets.safetensors",
         "texts.bin",
     ]
+
+
+@pytest.mark.parametrize("stop", [1, 7, 19])
+def test_a_killed_writer_is_taken_up_at_its_last_spill(tmp_path, stop):
+    whole = _write(tmp_path / "whole")
+    work = tmp_path / "work"
+    _write(tmp_path / "dead", work=work, stop=stop)
+    again = _write(tmp_path / "again", work=work)
+    assert not work.exists()
+    for file in whole._texts_path.parent.iterdir():
+        assert (tmp_path / "again" / file.name).read_bytes() == file.read_bytes()
+    assert again.n_nonzero == whole.n_nonzero
+
+
+def test_a_work_folder_of_something_else_or_half_lost_is_begun_anew(tmp_path):
+    whole = _write(tmp_path / "whole")
+    for number, damage in enumerate(("meta", "spill", "texts")):
+        work = tmp_path / f"work{number}"
+        _write(tmp_path / f"dead{number}", work=work, stop=15)
+        if damage == "meta":
+            (work / "about.json").write_text("another SAE")
+        elif damage == "spill":
+            next(work.glob("*.values.npy")).unlink()
+        else:
+            (work / "texts.bin").write_bytes(b"x")
+        reader = _write(tmp_path / f"again{number}", work=work)
+        assert reader.n_nonzero == whole.n_nonzero and reader.text(3) == whole.text(3)
+
+
+def test_parts_cross_shards_and_a_lost_shard_is_named(tmp_path):
+    reader = _write(tmp_path / "a")
+    assert len(reader.meta["shards"]) > 1
+    offsets, positions, bits = reader.part(0, F)
+    for feature in range(F):
+        codes, here = reader.feature(feature), slice(offsets[feature], offsets[feature + 1])
+        np.testing.assert_array_equal(positions[here], codes.positions)
+        np.testing.assert_array_equal(bits[here].view(np.float16), codes.values.astype(np.float16))
+    assert list(reader.ranges(10**9, 5)) == [(0, 5), (5, 10), (10, 13)]
+    path = tmp_path / "a" / "codes-00001.safetensors"
+    path.write_bytes(path.read_bytes()[:100])
+    broken = CodesReader.from_folder(tmp_path / "a")
+    assert len(broken.feature(0).positions)
+    with pytest.raises(Corrupt, match="codes-00001"):
+        broken.part(0, F)
 
 
 def test_no_documents(tmp_path):
@@ -165,7 +217,7 @@ def test_files_are_real_safetensors(tmp_path):
     from safetensors.numpy import load_file
 
     _write(tmp_path / "a")
-    for name in ("codes.safetensors", "documents.safetensors"):
+    for name in ("codes-00000.safetensors", "offsets.safetensors", "documents.safetensors"):
         path = tmp_path / "a" / name
         ours, theirs = open_tensors(path), load_file(path)
         assert set(ours) == set(theirs)

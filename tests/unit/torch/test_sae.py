@@ -134,6 +134,16 @@ def test_thresholds_of_batch_top_k_give_k_at_inference():
     assert len(sae.encode(x).value_N) / B == pytest.approx(K, rel=0.15)
 
 
+@pytest.mark.parametrize("smaller", (1, 20))
+def test_some_features_of_jump_relu_fire_at_first(smaller):
+    x = torch.randn(B, D, generator=torch.Generator().manual_seed(0))
+    target = x if smaller == 1 else torch.randn(B, 9, generator=torch.Generator().manual_seed(1)) / smaller
+    sae = make_sae(SaeShape(architecture="jumprelu", d_in=D, d_sae=F, d_out=target.shape[1]))
+    sae.initialise(0, x, target)
+    assert len(set(sae.threshold_F.tolist())) == 1 and 0 < sae.threshold_F.tolist()[0] <= 1
+    assert 0.01 < len(sae.encode(x).value_N) / (B * F) < 0.2
+
+
 def test_matryoshka_prefixes_reconstruct_by_themselves():
     sae, x, _, _ = trained("matryoshka")
     codes = sae.encode(x)

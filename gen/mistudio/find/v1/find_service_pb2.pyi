@@ -742,7 +742,7 @@ class SearchFeaturesRequest(_message.Message):
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
     query: _builtins.str
-    """Words and "quoted phrases" that must all be there; a word that ends in * stands for all words that begin so. Required."""
+    """Words and "quoted phrases" that must all be there; case, accents and punctuation do not count. Required."""
     job_id: _builtins.str
     """Only this analysis; empty for the 200 newest completed ones."""
     page_size: _builtins.int
