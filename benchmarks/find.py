@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import resource
 import statistics
+import threading
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -27,7 +28,7 @@ from mistudio_find.corpus_index import build_index
 from mistudio_find.phrases import find_phrases
 from mistudio_find.topics import build_topics
 from mistudio_torch.codes import CodesReader
-from mistudio_torch.compiled import threads
+from mistudio_torch.compiled import threads as use_threads
 
 _CONFIG = FindConfig(training_job_id="benchmark")
 
@@ -43,6 +44,27 @@ class _Timer(defaultdict[str, float]):
         began = time.perf_counter()
         yield
         self[name] += time.perf_counter() - began
+
+
+class _Anonymous(threading.Thread):
+    """Watches the memory of this process that no file is behind; pages of mapped files go when others need them."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.megabytes, self._ended = 0.0, threading.Event()
+        self.start()
+
+    def run(self) -> None:
+        """Looks twenty times a second."""
+        while not self._ended.wait(0.05):
+            lines = Path("/proc/self/status").read_text().splitlines()
+            now = next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) / 1024
+            self.megabytes = max(self.megabytes, now)
+
+    def stop(self) -> None:
+        """Ends watching."""
+        self._ended.set()
+        self.join()
 
 
 class _Folder:
@@ -76,7 +98,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
 
 
 def _figures(arguments: argparse.Namespace, folder: Path, scratch: Path) -> dict[str, Any]:
-    parts = threads(arguments.threads or 1 << 10)
+    parts = use_threads(arguments.threads or 1 << 10)
+    peak = _Anonymous()
     once = _Timer()
     with once("read_s"):
         codes = CodesReader.from_folder(folder)
@@ -89,6 +112,7 @@ def _figures(arguments: argparse.Namespace, folder: Path, scratch: Path) -> dict
     found = evidence.survey(codes, index, topics, pools, _CONFIG, parts=parts, tick=lambda _: None)
     with once("phrases_s"):
         find_phrases(index, found, parts)
+    peak.stop()
     figures = {
         "features": codes.d_sae,
         "tokens": codes.n_tokens,
@@ -97,6 +121,7 @@ def _figures(arguments: argparse.Namespace, folder: Path, scratch: Path) -> dict
         "features_per_s": round(codes.d_sae / seconds["pass_s"]),
         "nonzeros_per_s": round(codes.n_nonzero / seconds["pass_s"]),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
+        "peak_anonymous_mb": round(peak.megabytes, 1),
         **{name: round(value, 4) for name, value in ({**seconds, **once}).items()},
     }
     if arguments.whole:

@@ -20,9 +20,9 @@ import numpy as np
 from benchmarks.peers import evidence
 from mistudio_core.corpus.documents import Document
 
-TRAINED_TOKENS = 400_000
+TRAINED_TOKENS = 196_608
 """Tokens that the SAE is trained on."""
-_TRAINED_DOCUMENTS = 12_000
+_TRAINED_DOCUMENTS = 5_000
 
 
 def make(given: argparse.Namespace) -> None:

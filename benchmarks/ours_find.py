@@ -17,6 +17,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from benchmarks.peers import evidence
 from benchmarks.peers.common import report
 from mistudio_core.jobs.local import LocalContext
@@ -50,12 +52,14 @@ class Watched(LocalContext):
     def progress(self, stage: str, *, fraction: float, **more: Any) -> None:
         """See JobContext."""
         begun: dict[str, float] = self.__dict__.setdefault("begun", {})
-        begun.setdefault(stage, time.perf_counter())
+        if stage not in begun:
+            begun[stage] = time.perf_counter()
+            self.__dict__.setdefault("cpu", {})[stage] = time.process_time()
         super().progress(stage, fraction=fraction, **more)
 
 
-def run(given: argparse.Namespace, folder: Path, lines: bytes) -> tuple[Watched, dict[str, float]]:
-    """The one place that calls the job; its context, and seconds by stage from the forward pass on."""
+def run(given: argparse.Namespace, folder: Path, lines: bytes) -> tuple[Watched, dict[str, float], float]:
+    """The one place that calls the job; its context, seconds by stage and of processors from the forward pass on."""
     from mistudio_find import job
     from mistudio_find.config import FindConfig
 
@@ -72,7 +76,8 @@ def run(given: argparse.Namespace, folder: Path, lines: bytes) -> tuple[Watched,
         sae_root=given.data.absolute(),
     )
     job.run(config, context)
-    return context, by_stage(context.__dict__["begun"], time.perf_counter())
+    seconds = by_stage(context.__dict__["begun"], time.perf_counter())
+    return context, seconds, time.process_time() - context.__dict__["cpu"]["harvest"]
 
 
 def by_stage(begun: dict[str, float], ended: float) -> dict[str, float]:
@@ -89,6 +94,18 @@ def records(context: Watched) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
+def write_activations(context: Watched, path: Path) -> None:
+    """All activations as the job stored them: float16 (tokens, features), .npy."""
+    from mistudio_torch.codes import CodesReader
+
+    codes = CodesReader(context.reader("codes"))
+    dense = np.zeros((codes.n_tokens, codes.d_sae), np.float16)
+    for feature in range(codes.d_sae):
+        found = codes.feature(feature)
+        dense[found.positions, feature] = found.values
+    np.save(path, dense)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Analyses, reports."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -101,13 +118,13 @@ def main(argv: list[str] | None = None) -> int:
         import cProfile
 
         profile = cProfile.Profile()
-        context, seconds = profile.runcall(run, given, given.work / "job", b"".join(lines))
+        context, seconds, cpu_s = profile.runcall(run, given, given.work / "job", b"".join(lines))
         profile.dump_stats(given.profile)
     else:
-        context, seconds = run(given, given.work / "job", b"".join(lines))
+        context, seconds, cpu_s = run(given, given.work / "job", b"".join(lines))
     artifacts = context.store.root
     found = list(records(context))
-    figures = evidence.figures(seconds, features=sum(not record["dead"] for record in found), work=artifacts)
+    figures = evidence.figures(seconds, cpu_s, features=sum(not record["dead"] for record in found), work=artifacts)
     live = [record for record in found if not record["dead"]]
     gives = [name for name, has in _GIVES.items() if any(has(record) for record in live)]
     places = {
@@ -118,6 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         for record in live
     }
     evidence.write_places(given.out, places)
+    write_activations(context, given.out.with_suffix(".npy"))
     versions = {name: version(name) for name in ("mistudio", "transformers", "torch", "numba")}
     report(figures | {"gives": [*gives, "copies", "codes", "search"], "versions": versions})
     return 0

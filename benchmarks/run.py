@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import find, find_exports, sweep, synthetic, tables, train_sae, train_text
+from benchmarks import coherence, find, find_compare, find_exports, sweep, synthetic, tables, train_sae, train_text
 from benchmarks.peers.common import BadFile
 from mistudio_core.errors import MistudioError
 
@@ -89,7 +89,9 @@ COMPARISONS = {
     "train_text": Comparison(options=train_text.options, run=train_text.run),
     "synthetic": Comparison(options=synthetic.options, run=synthetic.run),
     "sweep": Comparison(options=sweep.options, run=sweep.run),
+    "coherence": Comparison(options=coherence.options, run=coherence.run),
     "find": Comparison(options=find.options, run=find.run),
+    "find_compare": Comparison(options=find_compare.options, run=find_compare.run),
     "find_exports": Comparison(options=find_exports.options, run=find_exports.run),
 }
 _VERSIONS: tuple[str, ...] = ("grpcio", "protobuf", "sqlalchemy", "starlette", "uvicorn")

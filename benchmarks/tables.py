@@ -118,12 +118,58 @@ def corpus_memory(figures: dict[str, Any]) -> str:
     return table(columns, cells)
 
 
+def find_compare(figures: dict[str, Any]) -> str:
+    """Evidence beside other libraries: seconds, what each gives, how the strongest places agree."""
+    from benchmarks.peers.evidence import KINDS
+
+    data, names = figures["data"], [row["contestant"] for row in figures["summary"]]
+    cells = [
+        [
+            row["contestant"],
+            f"{row['features']:,}",
+            f"{row['seconds']:.1f}",
+            " + ".join(f"{seconds:.1f} {stage}" for stage, seconds in row["stages"].items()),
+            f"{row['ours_times']:.1f} x as fast" if "ours_times" in row else "",
+            f"{row['written_mb']:,.0f}",
+            f"{row['peak_rss_mb']:,.0f}",
+        ]
+        for row in figures["summary"]
+    ]
+    held = [
+        [KINDS[kind], *("yes" if kind in figures["gives"][name] else "" for name in names)]
+        for kind in KINDS
+        if any(kind in figures["gives"][name] for name in names)
+    ]
+    parts = [
+        f"{data['model']}, block {data['layer']}: {data['contexts']:,} contexts of {data['length']} tokens, "
+        f"{data['width']:,} features, k = {data['k']}.",
+        table(["", "features", "seconds", "of which", "miStudio is", "written MB", "peak MB"], cells),
+        table(["a result holds", *names], held),
+        *(_agreement(name, found, figures) for name, found in figures["agreement"]["beside_ours"].items()),
+    ]
+    return "\n\n".join(parts)
+
+
+def _agreement(name: str, found: dict[str, Any], figures: dict[str, Any]) -> str:
+    """Two lists of strongest places beside each other."""
+    rule = figures["agreement"]["own_rule"][name]
+    reasons = [["theirs, not ours", why, f"{n:,}"] for why, n in found["theirs_not_ours"].items()]
+    reasons += [["ours, not theirs", why, f"{n:,}"] for why, n in found["ours_not_theirs"].items()]
+    head = (
+        f"**{name}**: of {rule['features']:,} lists {rule['same']:,} are what its rule gives on our activations, "
+        f"{rule['tie']:,} more but for equal activations, {rule['different']:,} are not; activations differ by at most "
+        f"{rule['largest_value_error']:.2%}. {found['share_in_common']:.0%} of our places are in its lists."
+    )
+    return f"{head}\n\n{table(['place', 'because', 'places'], reasons)}"
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "train_sae": train_sae,
     "train_text": train_text,
     "synthetic": synthetic,
     "plan_memory": plan_memory,
     "corpus_memory": corpus_memory,
+    "find_compare": find_compare,
 }
 """Renderer of each comparison."""
 

@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from mistudio_cli import (
+    compare,
     corpora,
     demo,
     down,
@@ -20,6 +21,7 @@ from mistudio_cli import (
     export,
     features,
     find,
+    find_history,
     jobs,
     models,
     recipe_list,
@@ -57,10 +59,11 @@ def build() -> typer.Typer:
     app = typer.Typer(name="mistudio", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
     app.callback()(mistudio)
     verbs = (up.up, down.down, status.status, demo.demo, run.run, upload.upload, train.train, find.find)
-    for verb in (*verbs, explain.explain, export.export, token.token, serve.serve):
+    for verb in (*verbs, explain.explain, export.export, compare.compare, token.token, serve.serve):
         app.command()(verb)
     app.add_typer(jobs.app, name="jobs")
     app.add_typer(features.app, name="features")
+    app.add_typer(find_history.app, name="find-history")
     app.add_typer(models.app, name="models")
     app.add_typer(recipe_list.app, name="recipes")
     app.add_typer(corpora.app, name="corpora")

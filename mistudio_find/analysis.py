@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from mistudio_find.categories import GENERAL, Rules, categorise, complexity
-from mistudio_find.coherence import CoherenceMeter, tier
+from mistudio_find.coherence import FOLLOWING, CoherenceMeter, tier
 from mistudio_find.config import FindConfig
 from mistudio_find.corpus_index import Array, CorpusIndex
 from mistudio_find.evidence import Picks, SilentPools, Survey
+from mistudio_find.judgement import Evidence, Judge, runs_of
 from mistudio_find.keywords import keywords, window_words
 from mistudio_find.passes import BINS
 from mistudio_find.phrases import Phrases
@@ -48,10 +48,8 @@ class Analyst:
     """Measures coherence."""
     pools: SilentPools
     """Windows for contrast texts and silent judging texts."""
-    rules: Rules
-    """Category rules."""
-    rule_flags: Array
-    """bool (C, V): which words the rules know."""
+    judge: Judge
+    """Applies the rules of categories, tags, behaviours and complexity."""
     importance: Array
     """float64 (F,): see the contract."""
     relations: Relations
@@ -68,30 +66,29 @@ class Analyst:
         codes = self.codes.feature(feature)
         survey, index = self.survey, self.index
         top, weaker = (self._picks(places[feature], codes) for places in (survey.top, survey.quantile))
-        vectors = self.meter.topics.windows(index, index.token_word[top.tokens], top.docs)
-        coherence = number(self.meter.measure(vectors, top.tokens))
+        coherence = number(self.meter.measure(top.tokens, self._following(feature, top)))
         found = keywords(index, self._strong(feature), self.config.keywords)
         rendered = self.renderer.activations(codes, top)
-        category, confidence = self._category([k.word for k in found], top, [t["text"] for t in rendered])
+        about = self._about([k.word for k in found], top, [t["text"] for t in rendered], codes)
         dead = not survey.count[feature]
         random, near = (self.pool_texts(places[feature], judge=False) for places in survey.silent)
         return {
             "feature_id": feature,
             "coherence_score": coherence,
             "quality_level": tier(coherence),
-            "pattern_category": GENERAL if dead else category,
-            "category_confidence": 0.0 if dead else confidence,
+            "pattern_category": about.pop("pattern_category"),
+            "category_confidence": about.pop("category_confidence"),
             "pattern_keywords": [k.word for k in found],
             "keyword_scores": [k.score for k in found],
             "top_activations": rendered,
             "activation_statistics": self._statistics(feature),
             "dead": dead,
-            "complexity": complexity(index.token_unit[top.tokens]),
+            "complexity": about.pop("complexity"),
             "sae_sha256": self.sae_sha256,
             "quantile_activations": self.renderer.activations(codes, weaker),
             "contrast_texts": random + near,
             "near_contrast_texts": len(near),
-            "confidence": self._confidence(vectors, top),
+            "confidence": self._confidence(top),
             "importance": number(float(self.importance[feature])),
             "driving_tokens": self._drivers(feature),
             "driving_phrases": [
@@ -100,6 +97,7 @@ class Analyst:
             ],
             "spread": self._spread(feature),
             "outliers": self._outliers(feature, codes),
+            **about,
             "diversity": number(1 - min(1.0, max(0.0, float(survey.likeness[feature])))) if len(top) > 1 else 0.0,
             "associations": self._associations(feature),
             **self.relations.of(feature),
@@ -123,19 +121,33 @@ class Analyst:
         values = self.survey.strong_value[feature, : len(tokens)]
         return Picks(docs=self.index.token_doc[tokens].astype(np.int64), tokens=tokens, values=values)
 
-    def _confidence(self, vectors: Array, top: Picks) -> float:
+    def _following(self, feature: int, top: Picks) -> Array:
+        """The strongest tokens of the documents after the top texts."""
+        tokens = self.survey.strong[feature]
+        tokens = tokens[tokens >= 0]
+        following: Array = tokens[~np.isin(tokens, top.tokens)][:FOLLOWING]
+        return following
+
+    def _confidence(self, top: Picks) -> float:
         """For n top texts n / (n + 5) times one less the difference of the coherences of every other text."""
         n = len(top)
-        halves = [self.meter.measure(vectors[side::2], top.tokens[side::2]) for side in (0, 1)]
+        halves = [self.meter.measure(top.tokens[side::2]) for side in (0, 1)]
         return number(n / (n + _ENOUGH) * (1 - abs(halves[0] - halves[1])))
 
-    def _category(self, words: Sequence[str], top: Picks, texts: Sequence[str]) -> tuple[str, float]:
-        ids, inside = window_words(self.index, top)
-        flags = (
-            self.rule_flags[:, ids] & inside if self.rule_flags.shape[1] else np.zeros((len(self.rules.names), 0, 1))
+    def _about(self, words: Sequence[str], top: Picks, texts: Sequence[str], codes: FeatureCodes) -> dict[str, Any]:
+        """Category, tags, behaviours and complexity."""
+        index, starts = self.index, self.codes.doc_token_offsets
+        ids, inside = window_words(index, top)
+        given = Evidence(
+            keywords=words,
+            words=ids,
+            inside=inside,
+            texts=texts,
+            units=index.token_unit[top.tokens],
+            spans=runs_of(codes.positions, top.tokens, index.token_doc),
+            places=(top.tokens - starts[top.docs]) / np.maximum(1, starts[top.docs + 1] - starts[top.docs]),
         )
-        known = self.rules.flags(words)
-        return categorise(self.rules, keyword_flags=known, window_flags=flags.sum(axis=2), texts=texts)
+        return self.judge.about(given)
 
     def _judge_texts(self, feature: int, codes: FeatureCodes) -> list[dict[str, Any]]:
         """Held-out texts: clearly firing ones over the ranks, then silent random, then silent near ones."""

@@ -6,7 +6,7 @@ Field names and meanings are those of mistudio.find.v1; `convert.py` maps one to
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +70,8 @@ class FindConfig:
     """Folder under which local models and SAEs are allowed."""
     sae_root: Path | None = None
     """Folder of imported SAEs."""
+    rules: str = ""
+    """Name of the rules of categories, tags, behaviours and complexity; empty: the built-in ones."""
     rules_root: Path | None = None
     """Folder of rules that replace the built-in ones."""
 
@@ -142,3 +144,7 @@ class FindResult:
     """Where an imported SAE comes from: the fields of mistudio.find.v1.SaeOrigin; None for one of a training job."""
     metrics_version: str = METRICS_VERSION
     """Version of the metric definitions."""
+    lineage: Mapping[str, Any] = field(default_factory=dict)
+    """What it is a function of besides its settings: fields of mistudio.find.v1.Lineage."""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    """Version of each method."""

@@ -17,7 +17,7 @@ from mistudio_find.outputs import ANALYSIS_FILE
 from mistudio_find.search import Hit
 from mistudio_rpc import messages
 
-_PLAIN = ("training_job_id", "seed", "sae_uri", "model_name", "corpus_file", "hook_name", "max_tokens")
+_PLAIN = ("training_job_id", "seed", "sae_uri", "model_name", "corpus_file", "hook_name", "max_tokens", "rules")
 _LONG = ("quantile_activations", "contrast_texts", "near_contrast_texts")
 _OPTIONAL = ("top_texts", "context_tokens", "quantiles", "contrast_texts", "keywords")
 _ONE_OF_TRAINING = ("wait_for_training", "sae_name")
@@ -78,6 +78,8 @@ def result_message(result: FindResult) -> find_service_pb2.GetFindResultResponse
         documents=result.documents,
         sae_sha256=result.sae_sha256,
         sae_origin=None if result.sae_origin is None else finding_pb2.SaeOrigin(**result.sae_origin),
+        lineage=finding_pb2.Lineage(**result.lineage) if result.lineage else None,
+        versions=[finding_pb2.MethodVersion(name=name, version=v) for name, v in result.versions.items()],
     )
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from mistudio_core.corpus.splits import is_judge
 from mistudio_core.corpus.words import words
 from mistudio_torch.codes import CodesReader
-from mistudio_torch.codes.tensorfile import let_go
+from mistudio_torch.codes.tensorfile import finish, let_go
 
 Array = np.ndarray[Any, np.dtype[Any]]
 """Any numpy array; shapes and types stand in the docstrings."""
@@ -68,9 +68,10 @@ class CorpusIndex:
         return np.log((1 + self.evidence_documents) / (1 + self.documents_with)).astype(np.float32)
 
     def blocks(self) -> Iterator[tuple[int, int]]:
-        """(first, last) of runs of about 4 million tokens, in order."""
+        """(first, last) of runs of about 4 million tokens, in order; lets go of each before the next."""
         for first in range(0, len(self.token_doc), _BLOCK):
             yield first, min(first + _BLOCK, len(self.token_doc))
+            self.release()
 
     def release(self) -> None:
         """Lets go of what the memory maps have read."""
@@ -171,6 +172,7 @@ def _number_units(path: Path, words_known: int) -> None:
     for first in range(0, len(mapped), _BLOCK):
         block = mapped[first : first + _BLOCK]
         block[:] = np.where(block < 0, words_known - 1 - block, block)
+        finish({"units": mapped})
 
 
 def _count_units(token_unit: Array, token_doc: Array, judge: Array, words_known: int) -> tuple[Array, Array]:

@@ -18,15 +18,17 @@ from mistudio_core.jobs.context import JobContext
 from mistudio_find import imported, redact
 from mistudio_find.analysis import Analyst
 from mistudio_find.associations import carried_by
-from mistudio_find.categories import load_rules
-from mistudio_find.coherence import TIERS, build_meter
+from mistudio_find.coherence import COHERENCE_VERSION, TIERS, build_meter
 from mistudio_find.config import METRICS_VERSION, FindConfig, FindResult
 from mistudio_find.corpus_index import Array, build_index
 from mistudio_find.evidence import build_pools, survey
+from mistudio_find.history import lineage_of
+from mistudio_find.judgement import build_judge
 from mistudio_find.outputs import RecordSpool, write_summaries, write_vocabulary
 from mistudio_find.phrases import find_phrases
 from mistudio_find.relations import Relations, relations
 from mistudio_find.render import Renderer, clean
+from mistudio_find.rulebook import load_rules
 from mistudio_find.topics import build_topics
 from mistudio_torch.codes import CodesReader
 from mistudio_torch.compiled import threads
@@ -59,7 +61,7 @@ def run(config: FindConfig, ctx: JobContext) -> FindResult:
     seconds = clock.monotonic() - began
     writer = ctx.stage_artifact("analysis", "features")
     try:
-        metadata = _metadata(config, codes, ctx.job_id, analyst.rules.version, seconds)
+        metadata = _metadata(config, codes, ctx.job_id, analyst.judge.versions, seconds)
         spool.publish(writer, order, metadata, _reporter(ctx, "write", _WRITE, 1.0))
         if config.evidence_text != "none":
             write_vocabulary(writer, analyst.index)
@@ -69,7 +71,7 @@ def run(config: FindConfig, ctx: JobContext) -> FindResult:
         raise
     ctx.commit(writer)
     spool.remove()
-    return _result(config, codes, live, clock.monotonic() - began)
+    return _result(config, codes, live, clock.monotonic() - began, metadata["versions"])
 
 
 def _prepare(config: FindConfig, codes: CodesReader, ctx: JobContext) -> Analyst:
@@ -83,7 +85,7 @@ def _prepare(config: FindConfig, codes: CodesReader, ctx: JobContext) -> Analyst
     tick(0.8)
     meter = build_meter(index, topics, codes.doc_token_offsets, seed=config.seed)
     pools = build_pools(codes, index, topics, context=config.context_tokens, seed=config.seed)
-    rules = load_rules()
+    judge = build_judge(load_rules(config.rules, config.rules_root), index)
     tick(1.0)
     tick = _reporter(ctx, "survey", _SURVEY, _RELATE, total=codes.d_sae)
     found = survey(codes, index, topics, pools, config, parts=parts, tick=tick)
@@ -97,8 +99,7 @@ def _prepare(config: FindConfig, codes: CodesReader, ctx: JobContext) -> Analyst
         carried=carried_by(codes).values(),
         meter=meter,
         pools=pools,
-        rules=rules,
-        rule_flags=rules.flags(index.vocabulary),
+        judge=judge,
         importance=_shares_of_largest(found.moments[:, 0], related.decoder_norms),
         relations=related,
         renderer=Renderer(codes, config.context_tokens),
@@ -162,7 +163,9 @@ def _reporter(ctx: JobContext, stage: str, low: float, high: float, *, total: in
     return tick
 
 
-def _metadata(config: FindConfig, codes: CodesReader, job_id: str, rules: str, seconds: float) -> dict[str, Any]:
+def _metadata(
+    config: FindConfig, codes: CodesReader, job_id: str, rules: Mapping[str, str], seconds: float
+) -> dict[str, Any]:
     """`job_metadata` of the published form."""
     lineage: dict[str, str] = {
         key: clean(str(codes.meta[key]))
@@ -180,12 +183,14 @@ def _metadata(config: FindConfig, codes: CodesReader, job_id: str, rules: str, s
         "tokens": codes.n_tokens,
         "documents": codes.n_documents,
         "lineage": lineage,
-        "versions": {"metrics": METRICS_VERSION, "categories": rules, "coherence": "coherence/1"} | redaction,
+        "versions": {"metrics": METRICS_VERSION, "coherence": COHERENCE_VERSION, **rules, **redaction},
         "config": config.described(),
     }
 
 
-def _result(config: FindConfig, codes: CodesReader, live: list[dict[str, Any]], seconds: float) -> FindResult:
+def _result(
+    config: FindConfig, codes: CodesReader, live: list[dict[str, Any]], seconds: float, versions: Mapping[str, str]
+) -> FindResult:
     def counts(key: str, names: tuple[str, ...]) -> Mapping[str, int]:
         found = Counter(row[key] for row in live)
         return {name: found.get(name, 0) for name in (*names, *sorted(set(found) - set(names)))}
@@ -204,4 +209,6 @@ def _result(config: FindConfig, codes: CodesReader, live: list[dict[str, Any]], 
         documents=codes.n_documents,
         sae_origin=codes.meta.get("origin"),
         sae_sha256=clean(str(codes.meta.get("sae_sha256", ""))),
+        lineage=lineage_of(codes.meta) | {"training_job_id": config.training_job_id},
+        versions=versions,
     )

@@ -70,16 +70,18 @@ def _graph(nearest: Nearest) -> tuple[Array, Array, Array]:
     keys, both = keys[order], both[order]
     first = np.flatnonzero(np.diff(keys, prepend=-1))
     sums = np.add.reduceat(both, first) if len(first) else both
-    products = np.where(np.diff(np.append(first, len(keys))) == 2, np.multiply.reduceat(both, first), 0) if len(
-        first
-    ) else both
+    products = (
+        np.where(np.diff(np.append(first, len(keys))) == 2, np.multiply.reduceat(both, first), 0)
+        if len(first)
+        else both
+    )
     rows, columns = np.divmod(keys[first], max(1, count))
     starts = np.searchsorted(rows, np.arange(count + 1))
     return starts.astype(np.int64), columns.astype(np.int32), sums - products
 
 
 def _weights(away_FK: Array) -> Array:
-    """exp of minus the distance behind the nearest over the scale, found by halving."""
+    """The exponential of minus the distance behind the nearest over the scale, found by halving."""
     closest_F1 = np.min(np.where(np.isfinite(away_FK), away_FK, 2), axis=1, keepdims=True, initial=2.0)
     behind_FK = np.maximum(0, away_FK - closest_F1)
     target = np.log2(max(2, away_FK.shape[1]))

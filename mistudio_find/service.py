@@ -6,6 +6,7 @@ from mistudio.find.v1 import find_service_pb2
 
 from mistudio_find import convert, service_start
 from mistudio_find.service_exports import ExportMethods
+from mistudio_find.service_history import HistoryMethods
 from mistudio_find.service_queries import QueryMethods
 from mistudio_rpc.registry import ServiceEntry
 from mistudio_rpc.runtime import Runtime
@@ -14,12 +15,13 @@ from mistudio_rpc.types import Context
 SERVICE = "find"
 
 
-class FindServicer(ExportMethods, QueryMethods):
+class FindServicer(ExportMethods, HistoryMethods, QueryMethods):
     """See the contract for every method."""
 
     def __init__(self, runtime: Runtime) -> None:
         """Over the process's runtime."""
         ExportMethods.__init__(self, runtime)
+        HistoryMethods.__init__(self, runtime)
         QueryMethods.__init__(self, runtime)
 
     async def StartFind(

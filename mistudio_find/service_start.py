@@ -14,7 +14,7 @@ from mistudio.find.v1 import find_service_pb2
 from mistudio_core.jobs.corpora import corpus_reference
 from mistudio_core.jobs.records import COMPLETED, InputReference, JobRecord, NewJob
 from mistudio_core.secret import Secret
-from mistudio_find import convert, imported_source, redact
+from mistudio_find import convert, imported_source, redact, rulebook
 from mistudio_find.config import FindConfig
 from mistudio_rpc import messages
 from mistudio_rpc.runtime import Runtime, not_ready
@@ -36,6 +36,8 @@ async def start(runtime: Runtime, request: find_service_pb2.StartFindRequest) ->
     config = convert.config_of(asked_for, runtime.home)
     if config.evidence_text == "redacted":
         await asyncio.to_thread(redact.load, config.rules_root)
+    if config.rules:
+        await asyncio.to_thread(rulebook.load_rules, config.rules, config.rules_root)
     if config.sae_uri:
         new = await _of_import(runtime, request, config, token)
         job, _fresh = await runtime.start_job(new, secrets={TOKEN: token})

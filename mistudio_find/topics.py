@@ -21,10 +21,10 @@ _OVERSAMPLE = 16
 _POWER_ITERATIONS = 2
 _MAX_ENTRIES = 2_000_000
 _LEAST_DOCUMENTS = 2
-# The power of a singular value that a dimension is scaled with beyond its own: broad topics count more than narrow ones.
+# The power of its singular value that a dimension is scaled with: broad topics count more than narrow ones.
 _EMPHASIS = 0.3
-_CONTEXT_REACH, _OPENING_WORDS = 25, 12
-_CONTEXT_WEIGHTS = np.array([1.0, 2.0, 0.3], np.float32)
+_CONTEXT_REACH, _OPENING_WORDS = 20, 12
+_CONTEXT_WEIGHTS = np.array([1.0, 3.0, 0.3], np.float32)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,9 +49,9 @@ class TopicSpace:
     def contexts(self, index: CorpusIndex, words: Array, docs: Array, centre: Array | None = None) -> Array:
         """float32 (n, r): what the text around word occurrences is about; zero where nothing is known.
 
-        25 words each side of it, and twice the first 12 words of the document, which name its subject more often
-        than others do; words of its own stem count 0.3, so that a shared word alone makes no topic. Unit vectors;
-        `centre` (r,) is taken off, and the rest is scaled to length 1 again.
+        20 words each side of it, and with weight 3 the first 12 words of the document, which name its subject more
+        often than others do; words of its own stem count 0.3, so that a shared word alone makes no topic. Unit
+        vectors; `centre` (r,) is taken off, and the rest is scaled to length 1 again.
         """
         from mistudio_find.passes.topics import sum_contexts
 

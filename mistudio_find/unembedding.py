@@ -32,9 +32,30 @@ _TIED = (
 )
 """Families that use the embedding as their head unless their config says otherwise."""
 _BOTH_WAYS = (
-    *("albert", "bert", "bert-generation", "big_bird", "camembert", "data2vec-text", "electra", "ernie", "megatron-bert"),
+    *(
+        "albert",
+        "bert",
+        "bert-generation",
+        "big_bird",
+        "camembert",
+        "data2vec-text",
+        "electra",
+        "ernie",
+        "megatron-bert",
+    ),
     *("rembert", "roberta", "roberta-prelayernorm", "roc_bert", "roformer", "xlm", "xlm-roberta", "xlm-roberta-xl"),
-    *("xlnet", "xmod", "bart", "mbart", "pegasus", "marian", "blenderbot", "blenderbot-small", "bigbird_pegasus", "plbart"),
+    *(
+        "xlnet",
+        "xmod",
+        "bart",
+        "mbart",
+        "pegasus",
+        "marian",
+        "blenderbot",
+        "blenderbot-small",
+        "bigbird_pegasus",
+        "plbart",
+    ),
 )
 """Families with a next-token head that read what comes after a token, unless their config makes them decoders."""
 _ONE_PLUS = ("gemma", "gemma2", "gemma3", "gemma3_text", "recurrent_gemma", "vaultgemma", "nemotron", "qwen3_next")
@@ -43,7 +64,7 @@ _RMS_ALL_THE_SAME = ("mamba", "mamba2", "falcon_mamba")
 """Families whose config speaks of layer norm where it means the root of the mean square."""
 _LAYER_NORM = ("layer_norm_epsilon", "layer_norm_eps", "layernorm_epsilon", "norm_epsilon", "do_layer_norm_before")
 """Keys of configs whose families have layer norms."""
-_BYTES = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
+_BYTES: Mapping[str, Any] = {"F32": np.dtype("<f4"), "F16": np.dtype("<f2"), "BF16": np.dtype("<u2")}
 _INSTEAD = "They are left out."
 
 

@@ -72,12 +72,13 @@ class Decoder:
 
 def open_decoder(artifact: PathGetter) -> Decoder:
     """The decoder in an `sae` artifact. Raises Corrupt for damage, Unsupported for what is not in our layout."""
+    raw, path = artifact.path(CONFIG_FILE).read_bytes(), artifact.path(WEIGHTS_FILE)
     try:
-        config = json.loads(artifact.path(CONFIG_FILE).read_bytes())
+        config = json.loads(raw)
         about = config.get("metadata") or {}
-        rows_FD = open_tensors(artifact.path(WEIGHTS_FILE))["W_dec"]
-    except (ValueError, KeyError, AttributeError) as error:
-        raise Corrupt(f"The SAE has no decoder that can be read: {error}. Run its job again.") from error
+        rows_FD = open_tensors(path)["W_dec"]
+    except (Corrupt, ValueError, KeyError, AttributeError) as error:
+        raise Corrupt("The decoder of the SAE cannot be read. Run its job again.") from error
     if config.get("rescale_acts_by_decoder_norm") or config.get("normalize_activations", "none") != "none":
         raise Unsupported(
             "reading the decoder of this SAE",
@@ -190,11 +191,12 @@ def _hidden(cosines_RC: Array, norms_R: Array, norms_C: Array) -> Array:
 def shared_space(one: Mapping[str, Any], two: Mapping[str, Any]) -> str:
     """Why the decoders of two SAEs cannot be compared, in words; empty where they can.
 
-    Both say `model_name`, `hook_out` and `width`: directions mean the same only in one place of one model.
+    Both say `model_name`, `hook_in`, `hook_out` and `width`: directions mean the same only in one place of one model.
     """
-    for key, what in (("model_name", "models"), ("hook_out", "hooks"), ("width", "widths of it")):
+    asked = ("model_name", "models"), ("hook_in", "hooks to read"), ("hook_out", "hooks to write"), ("width", "widths")
+    for key, what in asked:
         if not one.get(key) or not two.get(key):
-            return f"the {what} that they write are not known"
+            return f"their {what} are not known"
         if one[key] != two[key]:
-            return f"they write different {what}: {one[key]} and {two[key]}"
+            return f"they have different {what}: {one[key]} and {two[key]}"
     return ""

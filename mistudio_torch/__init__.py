@@ -8,3 +8,5 @@ Measured with another process on the machine: a step takes a fifth of the time.
 import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+if "OMP_NUM_THREADS" in os.environ:  # the compiled kernels would set torch's number of threads to their own
+    os.environ.setdefault("NUMBA_NUM_THREADS", os.environ["OMP_NUM_THREADS"])

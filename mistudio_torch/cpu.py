@@ -18,6 +18,7 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 _TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
+_ROWS, _FEWEST_ROWS = 128, 64
 _LARGEST, _SPARE = 64 << 20, 256 << 20
 """Arrays up to this many bytes are taken from kept memory; of which at most so many bytes are kept unused."""
 
@@ -33,9 +34,16 @@ def keep_memory() -> bool:
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`x @ weight.T + bias` for float32 on a CPU, without a gradient. x (..., I), weight (O, I), bias (O,)."""
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-    return result
+    """`x @ weight.T + bias` for float32 on a CPU, without a gradient. x (..., I), weight (O, I), bias (O,).
+
+    Rows are filled up to a multiple of 128: oneDNN keeps what it prepares for every number of rows that it
+    meets, some hundred MB over a corpus of all lengths.
+    """
+    flat_NI = x.reshape(-1, x.shape[-1])
+    missing = -len(flat_NI) % _ROWS
+    filled_MI = functional.pad(flat_NI, (0, 0, 0, missing)) if missing else flat_NI
+    result: Tensor = torch.ops.mkldnn._linear_pointwise(filled_MI, weight, bias, "none", [], "")
+    return result[: len(flat_NI)].view(*x.shape[:-1], len(weight))
 
 
 @functools.cache
@@ -77,4 +85,4 @@ def _fits(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> bool:
     if torch.is_grad_enabled() and any(t.requires_grad for t in given):
         return False
     plain = all(t.dtype == torch.float32 and t.device.type == "cpu" and t.layout == torch.strided for t in given)
-    return plain and weight.dim() == 2 and x.numel() > 0
+    return plain and weight.dim() == 2 and x.numel() >= _FEWEST_ROWS * x.shape[-1] > 0

@@ -30,6 +30,11 @@ class FollowingContext:
     token: Secret | None
     """Token for gated models."""
 
+    @property
+    def kept(self) -> Path:
+        """See JobContext; a follower keeps nothing, the leader writes."""
+        return self.scratch
+
     def input(self, name: str) -> ArtifactReader:
         """See JobContext."""
         if name != "corpus":

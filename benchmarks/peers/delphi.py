@@ -119,7 +119,7 @@ def main(argv: list[str] | None = None) -> int:
         cache(config, model, encoders, tokens_CT, latents)
     with stages("examples"):
         found = records(config, tokenizer, latents)
-    figures = evidence.figures(stages.seconds, features=len(found), work=given.work)
+    figures = evidence.figures(stages.seconds, stages.cpu_s, features=len(found), work=given.work)
     gives = [name for name, has in _GIVES.items() if any(has(record) for record in found)]
     window = config.constructor_cfg.example_ctx_len
     evidence.write_places(given.out, places(found, tokens_CT.numpy(), latents, window))

@@ -23,6 +23,7 @@ PACKAGES = {
         *("asyncer==0.0.18", "blobfile==3.3.0", "faiss-cpu==1.15.1", "jaxtyping==0.3.11", "orjson==3.13.0"),
         *("sentence-transformers==6.2.0", "simple-parsing==0.1.9", "datasets==5.2.0"),
     ),
+    "saedashboard": ("sae-dashboard==0.8.0", "sae-lens==6.54.12", "transformer-lens==2.17.0", "pyarrow==21.0.0"),
 }
 WITHOUT_REQUIREMENTS = {"delphi": ("eai-delphi==0.1.3",)}
 """Whose own requirements (an engine for GPUs) are not wanted: what its loader imports stands above."""

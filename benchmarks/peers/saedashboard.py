@@ -36,7 +36,7 @@ def hooked(folder: Path) -> Any:
     from sae_lens import HookedSAETransformer
     from transformer_lens import HookedTransformerConfig
     from transformer_lens.pretrained.weight_conversions import convert_llama_weights
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=torch.float32)
     plain = model.config
@@ -61,7 +61,7 @@ def hooked(folder: Path) -> Any:
         original_architecture="LlamaForCausalLM",
         device="cpu",
     )
-    made = HookedSAETransformer(config, tokenizer=AutoTokenizer.from_pretrained(folder))
+    made = HookedSAETransformer(config)
     state = convert_llama_weights(model, config)
     made.load_and_process_state_dict(
         state, fold_ln=False, center_writing_weights=False, center_unembed=False, fold_value_biases=False
@@ -85,11 +85,20 @@ def check(model: Any, folder: Path, tokens_CT: torch.Tensor, layer: int) -> None
 
 
 def dashboards(hook: str, features: list[int], sae: Any, model: Any, tokens_CT: torch.Tensor) -> Any:
-    """Its data of these features."""
+    """Its data of these features.
+
+    Its runner folds decoder norms, which SAELens refuses unless features are selected by activation times norm:
+    with norms of 1 that is the same. Raises ValueError for other norms.
+    """
     from sae_dashboard.sae_vis_data import SaeVisConfig
     from sae_dashboard.sae_vis_runner import SaeVisRunner
 
-    return SaeVisRunner(SaeVisConfig(hook_point=hook, features=features)).run(encoder=sae, model=model, tokens=tokens_CT)
+    if not torch.allclose(sae.W_dec.norm(dim=1), torch.ones(1), atol=1e-5):
+        raise ValueError("Decoder directions must have a norm of 1.")
+    sae.cfg.rescale_acts_by_decoder_norm = True
+    return SaeVisRunner(SaeVisConfig(hook_point=hook, features=features)).run(
+        encoder=sae, model=model, tokens=tokens_CT
+    )
 
 
 def places(found: Any) -> dict[int, list[tuple[int, int, float]]]:
@@ -126,7 +135,7 @@ def main(argv: list[str] | None = None) -> int:
         found = dashboards(hook, every, sae, model, tokens_CT)
     with stages("json"):
         found.save_json(given.work / "dashboards.json")
-    figures = evidence.figures(stages.seconds, features=len(found.feature_data_dict), work=given.work)
+    figures = evidence.figures(stages.seconds, stages.cpu_s, features=len(found.feature_data_dict), work=given.work)
     made = found.feature_data_dict.values()
     gives = [name for name, has in _GIVES.items() if any(has(data) for data in made)]
     evidence.write_places(given.out, places(found))

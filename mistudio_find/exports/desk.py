@@ -8,23 +8,19 @@ fails leaves nothing. A caller that leaves does not end it: the next call finds 
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
-import sys
 from typing import Any
 
 from mistudio_core.artifacts import ArtifactReader, ArtifactRecord, ArtifactStore
-from mistudio_core.errors import Corrupt, DiskFull, Failed, InvalidInput, MistudioError, NotFound, Unsupported
+from mistudio_core.errors import Corrupt, NotFound, Unsupported
 from mistudio_core.jobs.context import artifact_uri
 from mistudio_core.jobs.queries import JobQueries
 from mistudio_core.jobs.records import JobRecord
 from mistudio_core.jobs.store import JobStore
+from mistudio_find.aside import reference, run_aside
 from mistudio_find.exports import FORMATS, ExportFormat
 
 log = logging.getLogger("mistudio.exports")
-_KINDS: dict[str, type[MistudioError]] = {
-    kind.__name__: kind for kind in (InvalidInput, NotFound, Corrupt, DiskFull, Failed)
-}
 
 
 class ExportDesk:
@@ -79,9 +75,9 @@ class ExportDesk:
 
     async def _make(self, job: JobRecord, form: ExportFormat, uri: str) -> ArtifactRecord:
         features = await self._artifact(job.job_id, "features")
-        told = {"format": form.name, "job_id": job.job_id, "features": _reference(self._store, features)}
+        told = {"format": form.name, "job_id": job.job_id, "features": reference(self._store, features)}
         if form.needs_codes:
-            told["codes"] = _reference(self._store, await self._codes(job, form))
+            told["codes"] = reference(self._store, await self._codes(job, form))
         async with self._turn:
             writer = await asyncio.to_thread(
                 self._store.stage, uri, "export", job_id=job.job_id, attempt=features.attempt
@@ -121,54 +117,6 @@ class ExportDesk:
         return records[-1] if reference is None else reference.chosen(records)
 
 
-def _reference(store: ArtifactStore, record: ArtifactRecord) -> dict[str, str]:
-    return {
-        "root": str(store.root),
-        "folder": record.folder,
-        "manifest": record.manifest().decode(),
-        "sha256": record.sha256,
-    }
-
-
 async def _run(told: dict[str, Any]) -> None:
-    """One `python -m mistudio_find.exports`, from start to end. Raises what it reports.
-
-    Its standard input stays open: when this process ends, however it does, the other one ends too.
-    """
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *("-m", "mistudio_find.exports"),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        if process.stdin is None or process.stdout is None or process.stderr is None:
-            raise ValueError("all three are pipes")
-        process.stdin.write(json.dumps(told).encode() + b"\n")
-        await process.stdin.drain()
-        said, trouble = await asyncio.gather(process.stdout.read(), process.stderr.read())
-        code = await process.wait()
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    _raise_reported(told["format"], code, said, trouble)
-
-
-def _raise_reported(form: str, code: int, said: bytes, trouble: bytes) -> None:
-    """Nothing where the process did its work."""
-    lines = said.decode(errors="replace").strip().splitlines()
-    answer: dict[str, Any] = json.loads(lines[-1]) if lines else {}
-    if code == 0 and answer.get("done"):
-        return
-    if "error" in answer:
-        error = answer["error"]
-        raise _KINDS.get(error["kind"], Failed)(error["message"], reason=error["reason"], facts=error["facts"])
-    words = trouble.decode(errors="replace").strip().splitlines()
-    log.warning("the process of an export ended with code %d: %s", code, "\n".join(words[-20:]))
-    raise Failed(
-        f"The process that made the {form} export ended with code {code} before it was done. "
-        "Try again; the log of the service has its last words.",
-        facts={"format": form, "code": code},
-    )
+    """One `python -m mistudio_find.exports`, from start to end. Raises what it reports."""
+    await run_aside("mistudio_find.exports", f"the {told['format']} export", told)

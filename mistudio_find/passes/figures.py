@@ -115,8 +115,7 @@ def measure(
             places[min(np.uint32(np.float32(place) * tenths), np.uint32(TENTHS - 1))] += 1
             if place == 0:
                 first += v
-        n = max(1, high - low)
-        mean = s1 / n
+        mean = s1 / max(1, high - low)
         moments_C4[f, 0], moments_C4[f, 1] = s1, top
         moments_C4[f, 2] = max(0.0, s2 - s1 * mean)
         moments_C4[f, 3] = s3 - 3 * mean * s2 + 2 * mean * mean * s1

@@ -6,6 +6,8 @@ and the seed. F points at where_F2; the neighbours of f are those from starts_F[
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numba import prange
 
@@ -16,7 +18,7 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
 @inlined
-def _place(seed: int, at: int, count: int) -> int:  # pragma: no cover  (compiled)
+def _place(seed: int, at: int, count: int) -> Any:  # pragma: no cover  (compiled)
     """A number in 0..count - 1 that is a function of its arguments (splitmix64, Steele et al. 2014)."""
     z = np.uint64(seed) * _GOLDEN + np.uint64(at) * np.uint64(0xD1342543DE82EF95)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

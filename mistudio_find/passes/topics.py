@@ -76,24 +76,32 @@ def sum_contexts(
 
 
 @compiled
-def pair_means(
-    first_S: Array, vector_NR: Array, key_KN: Array, weight_KN: Array, least: float, out_S2: Array
+def mean_likeness(
+    first_S: Array, last_S: Array, vector_NR: Array, key_N: Array, weight_N: Array, how: Array, out_S2: Array
 ) -> None:  # pragma: no cover  (compiled)
-    """Means over all pairs of each set of N texts: cosine beyond `least`, and the largest weight of a shared key."""
+    """Mean likeness of each set's texts by topic, and by key: first_S to last_S, others follow to the next first_S.
+
+    By topic: how[0] of the mean over pairs of texts of the cosine beyond how[1], and the rest of the mean over a text
+    and one that follows, copies (a cosine beyond how[2]) left out. By key: the mean weight of pairs that share one.
+    """
     for s in prange(len(out_S2)):
-        start, end = first_S[s], first_S[s + 1]
-        topic, word = 0.0, 0.0
-        for i in range(start, end):
+        start, middle, end = first_S[s], last_S[s], first_S[s + 1]
+        topic, keys, beside = 0.0, 0.0, 0.0
+        pairs, across = 0, 0
+        for i in range(start, middle):
             for j in range(i + 1, end):
                 cosine = np.float32(0)
                 for r in range(vector_NR.shape[1]):
                     cosine += vector_NR[i, r] * vector_NR[j, r]
-                topic += max(0.0, cosine - least)
-                shared = np.float32(0)
-                for k in range(len(key_KN)):
-                    if key_KN[k, i] == key_KN[k, j]:
-                        shared = max(shared, weight_KN[k, i])
-                word += shared
-        pairs = max(1, (end - start) * (end - start - 1) // 2)
-        out_S2[s, 0] = topic / pairs
-        out_S2[s, 1] = word / pairs
+                if j < middle:
+                    pairs += 1
+                    topic += max(0.0, cosine - how[1])
+                    if key_N[i] == key_N[j]:
+                        keys += weight_N[i]
+                elif cosine <= how[2]:
+                    across += 1
+                    beside += max(0.0, cosine - how[1])
+        topic, keys = topic / max(1, pairs), keys / max(1, pairs)
+        if across:
+            topic = how[0] * topic + (1 - how[0]) * beside / across
+        out_S2[s, 0], out_S2[s, 1] = topic, keys

@@ -20,7 +20,7 @@ from mistudio_torch.codes.tensorfile import Array, create, finish
 
 FORMAT_VERSION = 2
 """Version of the layout, in `meta.json`."""
-_SPILL_TRIPLETS = 2_000_000
+_SPILL_TRIPLETS, _SPILL_DOCUMENTS = 2_000_000, 1 << 16
 _SHARD_ACTIVATIONS = 1 << 26
 _MAX_FLOAT16 = 65504.0
 _COPY_ROWS = 1 << 20
@@ -105,7 +105,7 @@ class CodesWriter:
         self.n_documents += 1
         self.n_tokens += n
         self.n_nonzero += len(features)
-        if self._buffered >= self._limits[0]:
+        if self._buffered >= self._limits[0] or len(self._buffer) >= _SPILL_DOCUMENTS:
             self._write_spill()
 
     def close(self, on_part: Callable[[], None] = lambda: None) -> None:

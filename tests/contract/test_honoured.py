@@ -113,6 +113,7 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
         "keywords": {"keywords": 3},
         "seed": {"seed": 3},
         "evidence_text": {"evidence_text": 2},
+        "rules": {"rules": "other"},
     },
     "StartExplainRequest": {
         "find_job_id": {"find_job_id": "other"},
@@ -183,6 +184,12 @@ OTHERS = {
     "ListFeaturesRequest": {"job_id", "page_size", "page_token", "filter", "order_by"},
     "SearchFeaturesRequest": {"query", "job_id", "page_size", "page_token", "filter"},
     "WatchFeaturesRequest": {"job_id", "after_sequence"},
+    # tests/integration/find/test_find_history.py
+    "CompareFindsRequest": {"job_id", "other", "more", "method", "min_similarity", "page_size", "page_token"},
+    "ListFindHistoryRequest": {"corpus_file", "sae_sha256", "model_name", "page_size", "page_token"},
+    "PruneFindHistoryRequest": {
+        *("keep_newest", "older_than_days", "corpus_file", "sae_sha256", "model_name", "dry_run"),
+    },
     # tests/integration/train/test_hooks_rpc.py
     "ListHooksRequest": {"model_name", "layer_number", "huggingface_token", "page_size", "page_token"},
     "ListJobsRequest": {"service", "page_size", "page_token", "status"},

@@ -66,7 +66,7 @@ def test_a_search_without_end_leaves_the_closest():
         return {"sparsity": weight, "l0": 40.0 if weight < 1 else 7.0}
 
     found = search.match_l0(train, 10.0, 0.1)
-    assert found["l0"] == 7.0 and found["sparsity"] in tried and len(tried) < 10
+    assert found["l0"] == 7.0 and found["sparsity"] in tried and len(tried) <= 10
 
 
 def test_the_table_of_known_features_shows_the_best_of_each():
@@ -89,13 +89,16 @@ def test_the_table_of_known_features_shows_the_best_of_each():
 
 def test_results_of_other_architectures_are_kept_where_sizes_agree(tmp_path):
     data = {"tokens": 1000}
-    figures = {"data": data | {"true_l0": {"plain": 4.0}}, "runs": [{"arch": "topk"}]}
+    figures = {"data": data | {"true_l0": {"plain": 4.0}, "lrs": [0.1]}, "runs": [{"arch": "topk"}]}
     (tmp_path / "synthetic.json").write_text(json.dumps({"figures": figures}))
     given = argparse.Namespace(results=tmp_path, keep=True)
     assert synthetic._before(given, data) == figures
     assert synthetic._before(argparse.Namespace(results=tmp_path, keep=False), data) == {}
     with pytest.raises(FileNotFoundError, match="--keep"):
         synthetic._before(given, {"tokens": 2000})
+    again = argparse.Namespace(kinds=["plain"], arch=["topk"], lrs=[0.1])
+    run_before = {"kind": "plain", "arch": "topk", "lr": 0.1}
+    assert synthetic._again(again, run_before) and not synthetic._again(again, run_before | {"lr": 0.2})
 
 
 def test_one_contestant_searches_in_one_process(tmp_path, capsys):

@@ -50,4 +50,5 @@ def test_every_command_speaks_json_and_takes_a_home():
 def test_no_option_takes_a_secret_as_its_value():
     secrets = [(c, o) for c, options in surface().items() for o in options if "token" in o and "file" not in o]
     allowed = {"--token-budget", "--sae-batch-tokens", "--max-code-tokens", "--context-tokens", "--splice-tokens"}
+    allowed |= {"--max-tokens"}
     assert {o for _, o in secrets} <= allowed

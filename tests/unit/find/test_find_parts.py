@@ -1,16 +1,13 @@
-"""Find's parts: CSV safety, category rules, hostile text."""
+"""Find's parts: CSV safety, hostile text."""
 
 from __future__ import annotations
 
 import json
 
-import numpy as np
 import pytest
 
-from mistudio_core.errors import InvalidInput
 from mistudio_core.jobs.local import LocalContext
 from mistudio_find import job
-from mistudio_find.categories import categorise, complexity, load_rules
 from mistudio_find.config import FindConfig
 from mistudio_find.exports.csv_file import cell
 from mistudio_find.pages import FeaturePages
@@ -42,30 +39,3 @@ def test_hostile_corpus_stays_data(tmp_path):
     for line in context.reader("analysis").read_bytes("features.jsonl").splitlines():
         json.loads(line)
     assert FeaturePages(context.reader("analysis")).feature(0)["top_activations"]
-
-
-def test_categories_follow_the_rules():
-    rules = load_rules()
-
-    def category(words, texts):
-        none = np.zeros((len(rules.names), len(texts)), int)
-        return categorise(rules, keyword_flags=rules.flags(words), window_flags=none, texts=texts)
-
-    assert category(["json", "schema", "api"], ["x"])[0] == "technical"
-    assert category(["monday", "week", "1999"], ["x"])[0] == "temporal"
-    assert category(["you", "thanks", "hello"], ["x"])[0] == "conversational"
-    assert category(["cannot", "refuse", "decide"], ["x"])[0] == "behavioral"
-    name, confidence = category(["butter", "soup"], ["x"])
-    assert name == "general"
-    assert 0 < confidence <= 1
-
-
-def test_rules_that_cannot_be_used_are_refused():
-    with pytest.raises(InvalidInput, match="category rules"):
-        load_rules('{"order": ["a"]}')
-
-
-def test_complexity_counts_effective_tokens():
-    assert complexity(np.array([1] * 20)) == "low"
-    assert complexity(np.array([1, 2, 3, 4] * 5)) == "medium"
-    assert complexity(np.arange(20)) == "high"

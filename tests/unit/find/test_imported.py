@@ -95,10 +95,16 @@ def test_an_imported_sae_has_the_features_of_its_training_job(made, tmp_path, la
     assert json.loads(kept.read_bytes(imported.ORIGIN_FILE))["sha256"] == origin["sha256"]
 
 
-def test_codes_are_those_of_the_training_job_and_stages_are_told(made, tmp_path):
-    found = context(tmp_path, made.corpus)
-    result = job.run(asked(made), found)
-    assert result.sae_sha256 == made.result.sae_sha256
+@pytest.fixture(scope="module")
+def whole(made: SimpleNamespace) -> LocalContext:
+    """A run on the SAE that nothing stopped."""
+    found = context(made.folder / "whole", made.corpus)
+    assert job.run(asked(made), found).sae_sha256 == made.result.sae_sha256
+    return found
+
+
+def test_codes_are_those_of_the_training_job_and_stages_are_told(made, whole):
+    found = whole
     ours, theirs = CodesReader(found.reader("codes")), CodesReader(made.trained.reader("codes"))
     assert (ours.feature(3).positions == theirs.feature(3).positions).all()
     assert (ours.feature(3).values == theirs.feature(3).values).all()
@@ -130,7 +136,7 @@ class Stops(LocalContext):
 
 
 @pytest.mark.parametrize(("stage", "again"), [("harvest", True), ("index", False)])
-def test_a_stopped_job_goes_on_and_ends_the_same(made, tmp_path, stage, again):
+def test_a_stopped_job_goes_on_and_ends_the_same(made, whole, tmp_path, stage, again):
     stopped = Stops(tmp_path, inputs={"corpus": made.corpus})
     stopped.at = stage
     with pytest.raises(Cancelled):
@@ -140,7 +146,7 @@ def test_a_stopped_job_goes_on_and_ends_the_same(made, tmp_path, stage, again):
     harvested = [stage for stage, _ in found.progress_reports if stage == "harvest"]
     assert bool(harvested) == again
     assert sum(record.kind == "codes" for record in found.artifacts) == 1
-    assert features(found) == features(made.find)
+    assert features(found) == features(whole)
 
 
 def changed(made: SimpleNamespace, name: str, **values: object) -> str:

@@ -230,7 +230,7 @@ def test_no_word_of_the_corpus_is_in_any_file_without_text(analysed):
     top = record["top_activations"][0]
     assert top["text"] == "" and set(top["tokens"]) == {""} and len(top["tokens"]) == len(top["activations"])
     assert record["pattern_keywords"] == record["contrast_texts"] == record["judge_texts"] == []
-    assert record["driving_tokens"] == [] and record["associations"] == [] and record["coherence_score"] > 0.3
+    assert record["driving_tokens"] == [] and record["associations"] == [] and record["coherence_score"] > 0.1
 
 
 def test_explaining_an_analysis_without_text_is_refused_with_what_to_do(analysed):

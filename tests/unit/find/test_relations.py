@@ -105,7 +105,9 @@ def test_features_that_fire_together_are_those_of_the_dense_figures(store, centr
     values = dense(codes, documents)
     values -= values.mean(axis=0) if centred else 0
     norms = np.linalg.norm(values, axis=0)
-    figures = np.divide(values.T @ values, np.outer(norms, norms), where=np.outer(norms, norms) > 0, out=np.zeros((8, 8)))
+    figures = np.divide(
+        values.T @ values, np.outer(norms, norms), where=np.outer(norms, norms) > 0, out=np.zeros((8, 8))
+    )
     np.fill_diagonal(figures, 0)
     for feature in range(D_SAE):
         best = [g for g in np.argsort(-figures[feature], kind="stable") if figures[feature, g] > 1e-9][:3]
@@ -130,7 +132,9 @@ def test_effects_are_those_of_the_models_own_norm_and_head(tmp_path, kind):
     """A small step across the last hidden state, orthogonal to it, so that its size stays."""
     folder = tinymodels.make(tmp_path / kind, kind, final_logit_softcapping=None)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float64)
-    norm = [module for name, module in model.named_modules() if name.endswith(("ln_f", "norm", "layer_norm", "layernorm"))]
+    norm = [
+        module for name, module in model.named_modules() if name.endswith(("ln_f", "norm", "layer_norm", "layernorm"))
+    ]
     norm = norm[-1]
     with torch.no_grad():
         norm.weight.add_(torch.randn(tinymodels.DIM, dtype=torch.float64))
@@ -190,7 +194,9 @@ def test_models_without_a_direct_path_are_refused_with_the_reason(tmp_path, monk
         )
 
 
-@pytest.mark.parametrize("hook", ["blocks.0.hook_mlp_out", "layers.1", "model.layers.1.mlp", "layers.0.self_attn.o_proj"])
+@pytest.mark.parametrize(
+    "hook", ["blocks.0.hook_mlp_out", "layers.1", "model.layers.1.mlp", "layers.0.self_attn.o_proj"]
+)
 def test_what_is_added_to_the_stream_has_a_direct_path(tmp_path, hook):
     tinymodels.shard_by_block(tinymodels.make(tmp_path / "llama", "llama"))
     assert open_unembedding("llama", hook, 16, model_root=tmp_path).shape == (tinymodels.VOCAB, 16)
@@ -217,7 +223,9 @@ def test_records_hold_what_the_weights_tell(tmp_path):
     assert list(word)[-1] == "judge_texts" and found.log == []
 
 
-@pytest.mark.parametrize(("damage", "said"), [("none", "cannot be opened"), ("cut", "cannot be read"), ("wide", "belong")])
+@pytest.mark.parametrize(
+    ("damage", "said"), [("none", "cannot be opened"), ("cut", "cannot be read"), ("wide", "belong")]
+)
 def test_weights_that_cannot_be_read_cost_nothing_else(tmp_path, store, damage, said):
     rows = np.ones((D_SAE + (damage == "wide"), 4), np.float32)
     folder = write_decoder(tmp_path / "sae", rows)

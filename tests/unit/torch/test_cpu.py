@@ -11,7 +11,7 @@ from mistudio_torch.cpu import fast_linear, has_fast_linear, keep_memory, linear
 
 def test_products_are_float32_products():
     generator = torch.Generator().manual_seed(3)
-    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((5, 7, 64), (96, 64), (96,)))
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((5, 37, 64), (96, 64), (96,)))
     exact = functional.linear(x.double(), weight.double(), bias.double())
     assert has_fast_linear()
     with fast_linear():
@@ -22,7 +22,7 @@ def test_products_are_float32_products():
 
 
 def test_conv1d_of_gpt2_goes_the_same_way():
-    x, weight, bias = torch.randn(6, 8), torch.randn(8, 12), torch.randn(12)
+    x, weight, bias = torch.randn(70, 8), torch.randn(8, 12), torch.randn(12)
     with fast_linear():
         inside = torch.addmm(bias, x, weight)
     assert torch.equal(inside, linear(x, weight.t(), bias))
@@ -37,6 +37,17 @@ def test_what_it_is_not_for_is_left_alone():
         assert functional.linear(torch.ones(0, 8), weight.detach()).shape == (0, 4)
         assert torch.addmm(torch.ones(2, 4), torch.ones(2, 8), weight.detach().t(), beta=0.5).shape == (2, 4)
     assert torch.equal(weight.grad, torch.full((4, 8), 2.0))
+
+
+def test_few_rows_and_ragged_ones_are_right():
+    generator = torch.Generator().manual_seed(4)
+    weight = torch.randn(24, 16, generator=generator)
+    for rows in (1, 63, 64, 65, 128, 129, 300):
+        x = torch.randn(rows, 16, generator=generator)
+        with fast_linear():
+            inside = functional.linear(x, weight)
+        assert inside.shape == (rows, 24)
+        torch.testing.assert_close(inside, functional.linear(x, weight))
 
 
 FAULTS = """

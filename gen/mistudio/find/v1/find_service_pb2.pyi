@@ -6,6 +6,7 @@ Find: gathers the evidence for every feature of a trained SAE."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from mistudio.artifact.v1 import artifact_pb2 as _artifact_pb2
 from mistudio.feature.v1 import feature_pb2 as _feature_pb2
@@ -74,7 +75,9 @@ class StartFindRequest(_message.Message):
     corpus_file: _builtins.str
     """Name of the uploaded corpus on which sae_uri is analysed. Required with sae_uri, empty without."""
     rules: _builtins.str
-    """Name of a set of category and tag rules to use instead of the built-in one."""
+    """Name of rules of categories, tags, behaviours and complexity: `<name>.json` in the installation's rules folder,
+    whose parts replace those of the built-in rules. Default: the built-in ones.
+    """
     sae_name: _builtins.str
     """Which SAE of a training job with several, as GetTrainingResult names it; empty where there is one."""
     hook_name: _builtins.str
@@ -288,6 +291,8 @@ class GetFindResultResponse(_message.Message):
     DOCUMENTS_FIELD_NUMBER: _builtins.int
     SAE_SHA256_FIELD_NUMBER: _builtins.int
     SAE_ORIGIN_FIELD_NUMBER: _builtins.int
+    LINEAGE_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job."""
     status: _job_pb2.JobStatus.ValueType
@@ -332,6 +337,14 @@ class GetFindResultResponse(_message.Message):
     def sae_origin(self) -> _finding_pb2.SaeOrigin:
         """Where an imported SAE comes from; absent for one of a training job."""
 
+    @_builtins.property
+    def lineage(self) -> _finding_pb2.Lineage:
+        """Everything that the analysis is a function of; absent for one of an earlier version."""
+
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[_finding_pb2.MethodVersion]:
+        """Methods with their versions."""
+
     def __init__(
         self,
         *,
@@ -353,10 +366,12 @@ class GetFindResultResponse(_message.Message):
         documents: _builtins.int = ...,
         sae_sha256: _builtins.str = ...,
         sae_origin: _finding_pb2.SaeOrigin | None = ...,
+        lineage: _finding_pb2.Lineage | None = ...,
+        versions: _abc.Iterable[_finding_pb2.MethodVersion] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["sae_origin", b"sae_origin"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["lineage", b"lineage", "sae_origin", b"sae_origin"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "categories", b"categories", "dead_features", b"dead_features", "documents", b"documents", "feature_analysis_path", b"feature_analysis_path", "job_id", b"job_id", "live_features", b"live_features", "mean_coherence", b"mean_coherence", "metrics_version", b"metrics_version", "model_name", b"model_name", "processing_time_seconds", b"processing_time_seconds", "quality_levels", b"quality_levels", "sae_origin", b"sae_origin", "sae_sha256", b"sae_sha256", "source_training_job", b"source_training_job", "status", b"status", "tokens", b"tokens", "total_features", b"total_features"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["artifacts", b"artifacts", "categories", b"categories", "dead_features", b"dead_features", "documents", b"documents", "feature_analysis_path", b"feature_analysis_path", "job_id", b"job_id", "lineage", b"lineage", "live_features", b"live_features", "mean_coherence", b"mean_coherence", "metrics_version", b"metrics_version", "model_name", b"model_name", "processing_time_seconds", b"processing_time_seconds", "quality_levels", b"quality_levels", "sae_origin", b"sae_origin", "sae_sha256", b"sae_sha256", "source_training_job", b"source_training_job", "status", b"status", "tokens", b"tokens", "total_features", b"total_features", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -612,23 +627,90 @@ class CompareFindsRequest(_message.Message):
 
     JOB_ID_FIELD_NUMBER: _builtins.int
     OTHER_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    MIN_SIMILARITY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """One job. Required."""
     other: _builtins.str
     """The other job. Required."""
+    method: _finding_pb2.MatchMethod.ValueType
+    """How features are matched. Default: identity for the same SAE, else decoder where both write the same hook of the same model, else activation."""
+    min_similarity: _builtins.float
+    """Least similarity of a match. Default 0.7 for decoder, 0.5 for activation."""
+    page_size: _builtins.int
+    """Rows a page: matches, then features that appeared, then those that vanished, one comparison after the other. Default 200."""
+    page_token: _builtins.str
+    """next_page_token of the page before, with the same request; empty for the first."""
+    @_builtins.property
+    def more(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Further jobs that the first one is compared with, each for itself."""
+
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         other: _builtins.str = ...,
+        more: _abc.Iterable[_builtins.str] | None = ...,
+        method: _finding_pb2.MatchMethod.ValueType = ...,
+        min_similarity: _builtins.float | None = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "_page_size", b"_page_size", "min_similarity", b"min_similarity", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity", "_page_size", b"_page_size", "job_id", b"job_id", "method", b"method", "min_similarity", b"min_similarity", "more", b"more", "other", b"other", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__min_similarity: _TypeAlias = _typing.Literal["min_similarity"]  # noqa: Y015
+    _WhichOneofArgType__min_similarity: _TypeAlias = _typing.Literal["_min_similarity", b"_min_similarity"]  # noqa: Y015
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__min_similarity) -> _WhichOneofReturnType__min_similarity | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___CompareFindsRequest: _TypeAlias = CompareFindsRequest  # noqa: Y015
+
+@_typing.final
+class FeatureBrief(_message.Message):
+    """What is compared of a feature."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_ID_FIELD_NUMBER: _builtins.int
+    COHERENCE_SCORE_FIELD_NUMBER: _builtins.int
+    QUALITY_LEVEL_FIELD_NUMBER: _builtins.int
+    PATTERN_CATEGORY_FIELD_NUMBER: _builtins.int
+    FREQUENCY_FIELD_NUMBER: _builtins.int
+    feature_id: _builtins.int
+    """Index in its SAE."""
+    coherence_score: _builtins.float
+    """Its coherence."""
+    quality_level: _feature_pb2.QualityLevel.ValueType
+    """Tier of the coherence."""
+    pattern_category: _feature_pb2.PatternCategory.ValueType
+    """Kind of pattern."""
+    frequency: _builtins.float
+    """Share of tokens on which it fires, 0 to 1."""
+    def __init__(
+        self,
+        *,
+        feature_id: _builtins.int = ...,
+        coherence_score: _builtins.float = ...,
+        quality_level: _feature_pb2.QualityLevel.ValueType = ...,
+        pattern_category: _feature_pb2.PatternCategory.ValueType = ...,
+        frequency: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["job_id", b"job_id", "other", b"other"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["coherence_score", b"coherence_score", "feature_id", b"feature_id", "frequency", b"frequency", "pattern_category", b"pattern_category", "quality_level", b"quality_level"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___CompareFindsRequest: _TypeAlias = CompareFindsRequest  # noqa: Y015
+Global___FeatureBrief: _TypeAlias = FeatureBrief  # noqa: Y015
 
 @_typing.final
 class FeatureMatch(_message.Message):
@@ -639,46 +721,234 @@ class FeatureMatch(_message.Message):
     FEATURE_ID_FIELD_NUMBER: _builtins.int
     OTHER_FEATURE_ID_FIELD_NUMBER: _builtins.int
     SIMILARITY_FIELD_NUMBER: _builtins.int
+    OTHER_JOB_ID_FIELD_NUMBER: _builtins.int
+    MUTUAL_FIELD_NUMBER: _builtins.int
+    FEATURE_FIELD_NUMBER: _builtins.int
+    OTHER_FEATURE_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
     feature_id: _builtins.int
     """Index in the first analysis."""
     other_feature_id: _builtins.int
     """Index in the other analysis."""
     similarity: _builtins.float
     """How alike they are, -1 to 1."""
+    other_job_id: _builtins.str
+    """The other analysis."""
+    mutual: _builtins.bool
+    """Whether each is the other's most similar one."""
+    @_builtins.property
+    def feature(self) -> Global___FeatureBrief:
+        """The feature in the first analysis."""
+
+    @_builtins.property
+    def other_feature(self) -> Global___FeatureBrief:
+        """The feature in the other analysis."""
+
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedScalarFieldContainer[_finding_pb2.FeatureChange.ValueType]:
+        """What differs."""
+
     def __init__(
         self,
         *,
         feature_id: _builtins.int = ...,
         other_feature_id: _builtins.int = ...,
         similarity: _builtins.float = ...,
+        other_job_id: _builtins.str = ...,
+        mutual: _builtins.bool = ...,
+        feature: Global___FeatureBrief | None = ...,
+        other_feature: Global___FeatureBrief | None = ...,
+        changes: _abc.Iterable[_finding_pb2.FeatureChange.ValueType] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["feature", b"feature", "other_feature", b"other_feature"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature_id", b"feature_id", "other_feature_id", b"other_feature_id", "similarity", b"similarity"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "feature", b"feature", "feature_id", b"feature_id", "mutual", b"mutual", "other_feature", b"other_feature", "other_feature_id", b"other_feature_id", "other_job_id", b"other_job_id", "similarity", b"similarity"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FeatureMatch: _TypeAlias = FeatureMatch  # noqa: Y015
 
 @_typing.final
+class LoneFeature(_message.Message):
+    """A live feature without a match."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OTHER_JOB_ID_FIELD_NUMBER: _builtins.int
+    FEATURE_FIELD_NUMBER: _builtins.int
+    BEST_SIMILARITY_FIELD_NUMBER: _builtins.int
+    other_job_id: _builtins.str
+    """The other analysis."""
+    best_similarity: _builtins.float
+    """How alike the most similar feature of the other side is, -1 to 1; absent where none is."""
+    @_builtins.property
+    def feature(self) -> Global___FeatureBrief:
+        """The feature: of the other analysis where it appeared, of the first one where it vanished."""
+
+    def __init__(
+        self,
+        *,
+        other_job_id: _builtins.str = ...,
+        feature: Global___FeatureBrief | None = ...,
+        best_similarity: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_best_similarity", b"_best_similarity", "best_similarity", b"best_similarity", "feature", b"feature"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_best_similarity", b"_best_similarity", "best_similarity", b"best_similarity", "feature", b"feature", "other_job_id", b"other_job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__best_similarity: _TypeAlias = _typing.Literal["best_similarity"]  # noqa: Y015
+    _WhichOneofArgType__best_similarity: _TypeAlias = _typing.Literal["_best_similarity", b"_best_similarity"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__best_similarity) -> _WhichOneofReturnType__best_similarity | None: ...
+
+Global___LoneFeature: _TypeAlias = LoneFeature  # noqa: Y015
+
+@_typing.final
+class ChangeCount(_message.Message):
+    """How many matches changed in one way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CHANGE_FIELD_NUMBER: _builtins.int
+    COUNT_FIELD_NUMBER: _builtins.int
+    change: _finding_pb2.FeatureChange.ValueType
+    """The way."""
+    count: _builtins.int
+    """Matches."""
+    def __init__(
+        self,
+        *,
+        change: _finding_pb2.FeatureChange.ValueType = ...,
+        count: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["change", b"change", "count", b"count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ChangeCount: _TypeAlias = ChangeCount  # noqa: Y015
+
+@_typing.final
+class Comparison(_message.Message):
+    """One comparison as a whole."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    OTHER_JOB_ID_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    NOTE_FIELD_NUMBER: _builtins.int
+    MIN_SIMILARITY_FIELD_NUMBER: _builtins.int
+    LIVE_FEATURES_FIELD_NUMBER: _builtins.int
+    OTHER_LIVE_FEATURES_FIELD_NUMBER: _builtins.int
+    MATCHED_FIELD_NUMBER: _builtins.int
+    MUTUAL_FIELD_NUMBER: _builtins.int
+    APPEARED_FIELD_NUMBER: _builtins.int
+    VANISHED_FIELD_NUMBER: _builtins.int
+    CHANGED_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    MEAN_SIMILARITY_FIELD_NUMBER: _builtins.int
+    SHARED_TOKENS_FIELD_NUMBER: _builtins.int
+    other_job_id: _builtins.str
+    """The other analysis."""
+    method: _finding_pb2.MatchMethod.ValueType
+    """How features were matched."""
+    note: _builtins.str
+    """Why in this way, and what to know about it; one line for people."""
+    min_similarity: _builtins.float
+    """Least similarity of a match."""
+    live_features: _builtins.int
+    """Live features of the first analysis."""
+    other_live_features: _builtins.int
+    """Live features of the other analysis."""
+    matched: _builtins.int
+    """Features that match."""
+    mutual: _builtins.int
+    """Matches of which each is the other's most similar one."""
+    appeared: _builtins.int
+    """Live features of the other analysis alone."""
+    vanished: _builtins.int
+    """Live features of the first analysis alone."""
+    changed: _builtins.int
+    """Matches that changed in any way."""
+    mean_similarity: _builtins.float
+    """Mean similarity of the matches; 0 where there are none."""
+    shared_tokens: _builtins.int
+    """Tokens that both were looked at on; 0 unless matched by activation."""
+    @_builtins.property
+    def changes(self) -> _containers.RepeatedCompositeFieldContainer[Global___ChangeCount]:
+        """Matches a way."""
+
+    def __init__(
+        self,
+        *,
+        other_job_id: _builtins.str = ...,
+        method: _finding_pb2.MatchMethod.ValueType = ...,
+        note: _builtins.str = ...,
+        min_similarity: _builtins.float = ...,
+        live_features: _builtins.int = ...,
+        other_live_features: _builtins.int = ...,
+        matched: _builtins.int = ...,
+        mutual: _builtins.int = ...,
+        appeared: _builtins.int = ...,
+        vanished: _builtins.int = ...,
+        changed: _builtins.int = ...,
+        changes: _abc.Iterable[Global___ChangeCount] | None = ...,
+        mean_similarity: _builtins.float = ...,
+        shared_tokens: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appeared", b"appeared", "changed", b"changed", "changes", b"changes", "live_features", b"live_features", "matched", b"matched", "mean_similarity", b"mean_similarity", "method", b"method", "min_similarity", b"min_similarity", "mutual", b"mutual", "note", b"note", "other_job_id", b"other_job_id", "other_live_features", b"other_live_features", "shared_tokens", b"shared_tokens", "vanished", b"vanished"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
+
+@_typing.final
 class CompareFindsResponse(_message.Message):
-    """How two analyses compare."""
+    """How analyses compare."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     MATCHES_FIELD_NUMBER: _builtins.int
+    COMPARISONS_FIELD_NUMBER: _builtins.int
+    APPEARED_FIELD_NUMBER: _builtins.int
+    VANISHED_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_ROWS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    total_rows: _builtins.int
+    """Rows in all pages together."""
     @_builtins.property
     def matches(self) -> _containers.RepeatedCompositeFieldContainer[Global___FeatureMatch]:
         """Features that match, best first."""
+
+    @_builtins.property
+    def comparisons(self) -> _containers.RepeatedCompositeFieldContainer[Global___Comparison]:
+        """Every comparison as a whole, in the order of the request; the same on each page."""
+
+    @_builtins.property
+    def appeared(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoneFeature]:
+        """Live features of the other analysis without a match, most coherent first."""
+
+    @_builtins.property
+    def vanished(self) -> _containers.RepeatedCompositeFieldContainer[Global___LoneFeature]:
+        """Live features of the first analysis without a match, most coherent first."""
 
     def __init__(
         self,
         *,
         matches: _abc.Iterable[Global___FeatureMatch] | None = ...,
+        comparisons: _abc.Iterable[Global___Comparison] | None = ...,
+        appeared: _abc.Iterable[Global___LoneFeature] | None = ...,
+        vanished: _abc.Iterable[Global___LoneFeature] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_rows: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["matches", b"matches"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["appeared", b"appeared", "comparisons", b"comparisons", "matches", b"matches", "next_page_token", b"next_page_token", "total_rows", b"total_rows", "vanished", b"vanished"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -691,20 +961,112 @@ class ListFindHistoryRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     CORPUS_FILE_FIELD_NUMBER: _builtins.int
+    SAE_SHA256_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
     corpus_file: _builtins.str
     """Only analyses of this corpus; empty for all."""
+    sae_sha256: _builtins.str
+    """Only analyses of this SAE, by the SHA-256 of its weights; empty for all."""
+    model_name: _builtins.str
+    """Only analyses of this model; empty for all."""
+    page_size: _builtins.int
+    """Analyses a page. Default 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before, with the same request; empty for the first."""
     def __init__(
         self,
         *,
         corpus_file: _builtins.str = ...,
+        sae_sha256: _builtins.str = ...,
+        model_name: _builtins.str = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["corpus_file", b"corpus_file"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "corpus_file", b"corpus_file", "model_name", b"model_name", "page_size", b"page_size", "page_token", b"page_token", "sae_sha256", b"sae_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___ListFindHistoryRequest: _TypeAlias = ListFindHistoryRequest  # noqa: Y015
+
+@_typing.final
+class AnalysisEntry(_message.Message):
+    """A completed analysis."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    COMPLETED_AT_FIELD_NUMBER: _builtins.int
+    LINEAGE_FIELD_NUMBER: _builtins.int
+    VERSIONS_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    TOTAL_FEATURES_FIELD_NUMBER: _builtins.int
+    LIVE_FEATURES_FIELD_NUMBER: _builtins.int
+    MEAN_COHERENCE_FIELD_NUMBER: _builtins.int
+    TOKENS_FIELD_NUMBER: _builtins.int
+    DOCUMENTS_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    PRUNED_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """Its job."""
+    total_features: _builtins.int
+    """Features in all."""
+    live_features: _builtins.int
+    """Features that fired."""
+    mean_coherence: _builtins.float
+    """Mean coherence over live features."""
+    tokens: _builtins.int
+    """Tokens that were analysed."""
+    documents: _builtins.int
+    """Documents that were analysed."""
+    size_bytes: _builtins.int
+    """Bytes of its files, exports included."""
+    pruned: _builtins.bool
+    """Whether its files were removed: features, exports and comparisons are gone, this entry stays."""
+    @_builtins.property
+    def completed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it completed."""
+
+    @_builtins.property
+    def lineage(self) -> _finding_pb2.Lineage:
+        """Where it comes from."""
+
+    @_builtins.property
+    def versions(self) -> _containers.RepeatedCompositeFieldContainer[_finding_pb2.MethodVersion]:
+        """Methods with their versions."""
+
+    @_builtins.property
+    def request(self) -> Global___StartFindRequest:
+        """What was asked for, without secrets."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        completed_at: _timestamp_pb2.Timestamp | None = ...,
+        lineage: _finding_pb2.Lineage | None = ...,
+        versions: _abc.Iterable[_finding_pb2.MethodVersion] | None = ...,
+        request: Global___StartFindRequest | None = ...,
+        total_features: _builtins.int = ...,
+        live_features: _builtins.int = ...,
+        mean_coherence: _builtins.float = ...,
+        tokens: _builtins.int = ...,
+        documents: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        pruned: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "lineage", b"lineage", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "documents", b"documents", "job_id", b"job_id", "lineage", b"lineage", "live_features", b"live_features", "mean_coherence", b"mean_coherence", "pruned", b"pruned", "request", b"request", "size_bytes", b"size_bytes", "tokens", b"tokens", "total_features", b"total_features", "versions", b"versions"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___ListFindHistoryRequest: _TypeAlias = ListFindHistoryRequest  # noqa: Y015
+Global___AnalysisEntry: _TypeAlias = AnalysisEntry  # noqa: Y015
 
 @_typing.final
 class ListFindHistoryResponse(_message.Message):
@@ -713,22 +1075,173 @@ class ListFindHistoryResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     JOBS_FIELD_NUMBER: _builtins.int
+    ANALYSES_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_ANALYSES_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    total_analyses: _builtins.int
+    """Analyses in all pages together."""
     @_builtins.property
     def jobs(self) -> _containers.RepeatedCompositeFieldContainer[_job_pb2.Job]:
+        """The jobs of the analyses, in the same order."""
+
+    @_builtins.property
+    def analyses(self) -> _containers.RepeatedCompositeFieldContainer[Global___AnalysisEntry]:
         """Newest first."""
 
     def __init__(
         self,
         *,
         jobs: _abc.Iterable[_job_pb2.Job] | None = ...,
+        analyses: _abc.Iterable[Global___AnalysisEntry] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_analyses: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["jobs", b"jobs"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["analyses", b"analyses", "jobs", b"jobs", "next_page_token", b"next_page_token", "total_analyses", b"total_analyses"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListFindHistoryResponse: _TypeAlias = ListFindHistoryResponse  # noqa: Y015
+
+@_typing.final
+class PruneFindHistoryRequest(_message.Message):
+    """Which analyses may go. With neither keep_newest nor older_than_days none does; with both, those that are both."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    KEEP_NEWEST_FIELD_NUMBER: _builtins.int
+    OLDER_THAN_DAYS_FIELD_NUMBER: _builtins.int
+    CORPUS_FILE_FIELD_NUMBER: _builtins.int
+    SAE_SHA256_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    keep_newest: _builtins.int
+    """Of each corpus and SAE so many of the newest stay."""
+    older_than_days: _builtins.int
+    """Only analyses that completed more than so many days ago go."""
+    corpus_file: _builtins.str
+    """Only analyses of this corpus; empty for all."""
+    sae_sha256: _builtins.str
+    """Only analyses of this SAE, by the SHA-256 of its weights; empty for all."""
+    model_name: _builtins.str
+    """Only analyses of this model; empty for all."""
+    dry_run: _builtins.bool
+    """Say what would go, and remove nothing."""
+    def __init__(
+        self,
+        *,
+        keep_newest: _builtins.int | None = ...,
+        older_than_days: _builtins.int | None = ...,
+        corpus_file: _builtins.str = ...,
+        sae_sha256: _builtins.str = ...,
+        model_name: _builtins.str = ...,
+        dry_run: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_keep_newest", b"_keep_newest", "_older_than_days", b"_older_than_days", "keep_newest", b"keep_newest", "older_than_days", b"older_than_days"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_keep_newest", b"_keep_newest", "_older_than_days", b"_older_than_days", "corpus_file", b"corpus_file", "dry_run", b"dry_run", "keep_newest", b"keep_newest", "model_name", b"model_name", "older_than_days", b"older_than_days", "sae_sha256", b"sae_sha256"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__keep_newest: _TypeAlias = _typing.Literal["keep_newest"]  # noqa: Y015
+    _WhichOneofArgType__keep_newest: _TypeAlias = _typing.Literal["_keep_newest", b"_keep_newest"]  # noqa: Y015
+    _WhichOneofReturnType__older_than_days: _TypeAlias = _typing.Literal["older_than_days"]  # noqa: Y015
+    _WhichOneofArgType__older_than_days: _TypeAlias = _typing.Literal["_older_than_days", b"_older_than_days"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__keep_newest) -> _WhichOneofReturnType__keep_newest | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__older_than_days) -> _WhichOneofReturnType__older_than_days | None: ...
+
+Global___PruneFindHistoryRequest: _TypeAlias = PruneFindHistoryRequest  # noqa: Y015
+
+@_typing.final
+class PrunedAnalysis(_message.Message):
+    """An analysis that went, or would."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    COMPLETED_AT_FIELD_NUMBER: _builtins.int
+    CORPUS_FILE_FIELD_NUMBER: _builtins.int
+    SAE_SHA256_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    USED_BY_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """Its job."""
+    corpus_file: _builtins.str
+    """Name of its corpus."""
+    sae_sha256: _builtins.str
+    """SHA-256 of its SAE's weights."""
+    size_bytes: _builtins.int
+    """Bytes of its files."""
+    @_builtins.property
+    def completed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it completed."""
+
+    @_builtins.property
+    def used_by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Jobs that build on it, which is why it stays; empty for one that goes."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        completed_at: _timestamp_pb2.Timestamp | None = ...,
+        corpus_file: _builtins.str = ...,
+        sae_sha256: _builtins.str = ...,
+        size_bytes: _builtins.int = ...,
+        used_by: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "corpus_file", b"corpus_file", "job_id", b"job_id", "sae_sha256", b"sae_sha256", "size_bytes", b"size_bytes", "used_by", b"used_by"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PrunedAnalysis: _TypeAlias = PrunedAnalysis  # noqa: Y015
+
+@_typing.final
+class PruneFindHistoryResponse(_message.Message):
+    """What went, or would."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REMOVED_FIELD_NUMBER: _builtins.int
+    IN_USE_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    DRY_RUN_FIELD_NUMBER: _builtins.int
+    MORE_FIELD_NUMBER: _builtins.int
+    size_bytes: _builtins.int
+    """Bytes of what went or would."""
+    dry_run: _builtins.bool
+    """Whether nothing was removed because it was asked so."""
+    more: _builtins.bool
+    """Whether there are more than 1000: call again."""
+    @_builtins.property
+    def removed(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrunedAnalysis]:
+        """Analyses whose files went or would, oldest first, at most 1000."""
+
+    @_builtins.property
+    def in_use(self) -> _containers.RepeatedCompositeFieldContainer[Global___PrunedAnalysis]:
+        """Analyses that the policy names and that stay because jobs build on them, at most 1000."""
+
+    def __init__(
+        self,
+        *,
+        removed: _abc.Iterable[Global___PrunedAnalysis] | None = ...,
+        in_use: _abc.Iterable[Global___PrunedAnalysis] | None = ...,
+        size_bytes: _builtins.int = ...,
+        dry_run: _builtins.bool = ...,
+        more: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dry_run", b"dry_run", "in_use", b"in_use", "more", b"more", "removed", b"removed", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PruneFindHistoryResponse: _TypeAlias = PruneFindHistoryResponse  # noqa: Y015
 
 @_typing.final
 class SearchFeaturesRequest(_message.Message):

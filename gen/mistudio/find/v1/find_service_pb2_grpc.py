@@ -80,6 +80,11 @@ class FindServiceStub:
                 request_serializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.ListFindHistoryRequest.SerializeToString,
                 response_deserializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.ListFindHistoryResponse.FromString,
                 _registered_method=True)
+        self.PruneFindHistory = channel.unary_unary(
+                '/mistudio.find.v1.FindService/PruneFindHistory',
+                request_serializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.PruneFindHistoryRequest.SerializeToString,
+                response_deserializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.PruneFindHistoryResponse.FromString,
+                _registered_method=True)
         self.SearchFeatures = channel.unary_unary(
                 '/mistudio.find.v1.FindService/SearchFeatures',
                 request_serializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.SearchFeaturesRequest.SerializeToString,
@@ -146,14 +151,21 @@ class FindServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def CompareFinds(self, request, context):
-        """Compares two analyses. Answers UNSUPPORTED in this release.
+        """Compares an analysis with one or several others: which features match, what changed of them, what appeared and vanished. Computed once for all callers, and kept. Errors: JOB_NOT_FOUND, JOB_NOT_READY, ARTIFACT_NOT_FOUND, INVALID_FIELD, UNSUPPORTED where they cannot be compared, with what to do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListFindHistory(self, request, context):
-        """Lists the analyses of a corpus or SAE. Answers UNSUPPORTED in this release.
+        """Lists completed analyses with where they come from, newest first. Errors: INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PruneFindHistory(self, request, context):
+        """Removes the files of old analyses by a policy, or says which would go. Everything is kept unless a policy is given; what another job builds on always is. The history still lists what is gone. Errors: INVALID_FIELD.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -220,6 +232,11 @@ def add_FindServiceServicer_to_server(servicer, server):
                     servicer.ListFindHistory,
                     request_deserializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.ListFindHistoryRequest.FromString,
                     response_serializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.ListFindHistoryResponse.SerializeToString,
+            ),
+            'PruneFindHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.PruneFindHistory,
+                    request_deserializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.PruneFindHistoryRequest.FromString,
+                    response_serializer=mistudio_dot_find_dot_v1_dot_find__service__pb2.PruneFindHistoryResponse.SerializeToString,
             ),
             'SearchFeatures': grpc.unary_unary_rpc_method_handler(
                     servicer.SearchFeatures,
@@ -476,6 +493,33 @@ class FindService:
             '/mistudio.find.v1.FindService/ListFindHistory',
             mistudio_dot_find_dot_v1_dot_find__service__pb2.ListFindHistoryRequest.SerializeToString,
             mistudio_dot_find_dot_v1_dot_find__service__pb2.ListFindHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PruneFindHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mistudio.find.v1.FindService/PruneFindHistory',
+            mistudio_dot_find_dot_v1_dot_find__service__pb2.PruneFindHistoryRequest.SerializeToString,
+            mistudio_dot_find_dot_v1_dot_find__service__pb2.PruneFindHistoryResponse.FromString,
             options,
             channel_credentials,
             insecure,

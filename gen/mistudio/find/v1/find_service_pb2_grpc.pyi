@@ -48,9 +48,11 @@ class FindServiceStub:
     DownloadFindBundle: _grpc.UnaryStreamMultiCallable[_find_service_pb2.DownloadFindBundleRequest, _find_service_pb2.DownloadFindBundleResponse]
     """Downloads all single-file formats in one ZIP: the format zip. Errors: JOB_NOT_FOUND, JOB_NOT_READY, DISK_FULL."""
     CompareFinds: _grpc.UnaryUnaryMultiCallable[_find_service_pb2.CompareFindsRequest, _find_service_pb2.CompareFindsResponse]
-    """Compares two analyses. Answers UNSUPPORTED in this release."""
+    """Compares an analysis with one or several others: which features match, what changed of them, what appeared and vanished. Computed once for all callers, and kept. Errors: JOB_NOT_FOUND, JOB_NOT_READY, ARTIFACT_NOT_FOUND, INVALID_FIELD, UNSUPPORTED where they cannot be compared, with what to do."""
     ListFindHistory: _grpc.UnaryUnaryMultiCallable[_find_service_pb2.ListFindHistoryRequest, _find_service_pb2.ListFindHistoryResponse]
-    """Lists the analyses of a corpus or SAE. Answers UNSUPPORTED in this release."""
+    """Lists completed analyses with where they come from, newest first. Errors: INVALID_FIELD."""
+    PruneFindHistory: _grpc.UnaryUnaryMultiCallable[_find_service_pb2.PruneFindHistoryRequest, _find_service_pb2.PruneFindHistoryResponse]
+    """Removes the files of old analyses by a policy, or says which would go. Everything is kept unless a policy is given; what another job builds on always is. The history still lists what is gone. Errors: INVALID_FIELD."""
     SearchFeatures: _grpc.UnaryUnaryMultiCallable[_find_service_pb2.SearchFeaturesRequest, _find_service_pb2.SearchFeaturesResponse]
     """Searches texts, keywords, tags and driving tokens of all completed analyses, or of one. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD, UNSUPPORTED, LIMIT_REACHED."""
     WatchFeatures: _grpc.UnaryStreamMultiCallable[_find_service_pb2.WatchFeaturesRequest, _find_service_pb2.WatchFeaturesResponse]
@@ -76,9 +78,11 @@ class FindServiceAsyncStub(FindServiceStub):
     DownloadFindBundle: _aio.UnaryStreamMultiCallable[_find_service_pb2.DownloadFindBundleRequest, _find_service_pb2.DownloadFindBundleResponse]  # type: ignore[assignment]
     """Downloads all single-file formats in one ZIP: the format zip. Errors: JOB_NOT_FOUND, JOB_NOT_READY, DISK_FULL."""
     CompareFinds: _aio.UnaryUnaryMultiCallable[_find_service_pb2.CompareFindsRequest, _find_service_pb2.CompareFindsResponse]  # type: ignore[assignment]
-    """Compares two analyses. Answers UNSUPPORTED in this release."""
+    """Compares an analysis with one or several others: which features match, what changed of them, what appeared and vanished. Computed once for all callers, and kept. Errors: JOB_NOT_FOUND, JOB_NOT_READY, ARTIFACT_NOT_FOUND, INVALID_FIELD, UNSUPPORTED where they cannot be compared, with what to do."""
     ListFindHistory: _aio.UnaryUnaryMultiCallable[_find_service_pb2.ListFindHistoryRequest, _find_service_pb2.ListFindHistoryResponse]  # type: ignore[assignment]
-    """Lists the analyses of a corpus or SAE. Answers UNSUPPORTED in this release."""
+    """Lists completed analyses with where they come from, newest first. Errors: INVALID_FIELD."""
+    PruneFindHistory: _aio.UnaryUnaryMultiCallable[_find_service_pb2.PruneFindHistoryRequest, _find_service_pb2.PruneFindHistoryResponse]  # type: ignore[assignment]
+    """Removes the files of old analyses by a policy, or says which would go. Everything is kept unless a policy is given; what another job builds on always is. The history still lists what is gone. Errors: INVALID_FIELD."""
     SearchFeatures: _aio.UnaryUnaryMultiCallable[_find_service_pb2.SearchFeaturesRequest, _find_service_pb2.SearchFeaturesResponse]  # type: ignore[assignment]
     """Searches texts, keywords, tags and driving tokens of all completed analyses, or of one. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD, UNSUPPORTED, LIMIT_REACHED."""
     WatchFeatures: _aio.UnaryStreamMultiCallable[_find_service_pb2.WatchFeaturesRequest, _find_service_pb2.WatchFeaturesResponse]  # type: ignore[assignment]
@@ -149,7 +153,7 @@ class FindServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _find_service_pb2.CompareFindsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_find_service_pb2.CompareFindsResponse, _abc.Awaitable[_find_service_pb2.CompareFindsResponse]]:
-        """Compares two analyses. Answers UNSUPPORTED in this release."""
+        """Compares an analysis with one or several others: which features match, what changed of them, what appeared and vanished. Computed once for all callers, and kept. Errors: JOB_NOT_FOUND, JOB_NOT_READY, ARTIFACT_NOT_FOUND, INVALID_FIELD, UNSUPPORTED where they cannot be compared, with what to do."""
 
     @_abc_1.abstractmethod
     def ListFindHistory(
@@ -157,7 +161,15 @@ class FindServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _find_service_pb2.ListFindHistoryRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_find_service_pb2.ListFindHistoryResponse, _abc.Awaitable[_find_service_pb2.ListFindHistoryResponse]]:
-        """Lists the analyses of a corpus or SAE. Answers UNSUPPORTED in this release."""
+        """Lists completed analyses with where they come from, newest first. Errors: INVALID_FIELD."""
+
+    @_abc_1.abstractmethod
+    def PruneFindHistory(
+        self,
+        request: _find_service_pb2.PruneFindHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_find_service_pb2.PruneFindHistoryResponse, _abc.Awaitable[_find_service_pb2.PruneFindHistoryResponse]]:
+        """Removes the files of old analyses by a policy, or says which would go. Everything is kept unless a policy is given; what another job builds on always is. The history still lists what is gone. Errors: INVALID_FIELD."""
 
     @_abc_1.abstractmethod
     def SearchFeatures(

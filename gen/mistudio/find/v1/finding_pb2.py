@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emistudio/find/v1/finding.proto\x12\x10mistudio.find.v1\x1a\x1b\x62uf/validate/validate.proto\"=\n\x0c\x46\x65\x61tureCount\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x16\n\x05\x63ount\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\xec\x01\n\tSaeOrigin\x12\x15\n\x03uri\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xd8\x04\x12\x17\n\x06\x66ormat\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x15\n\x04kind\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x17\n\x06sha256\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\thook_name\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xac\x02\x12\x1f\n\x0emodel_revision\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1e\n\rcorpus_sha256\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x03\x66vu\x18\x08 \x01(\x01\x42\x07\xbaH\x04\x12\x02@\x01H\x00\x88\x01\x01\x42\x06\n\x04_fvu*y\n\x0c\x45videnceText\x12\x1d\n\x19\x45VIDENCE_TEXT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VIDENCE_TEXT_FULL\x10\x01\x12\x1a\n\x16\x45VIDENCE_TEXT_REDACTED\x10\x02\x12\x16\n\x12\x45VIDENCE_TEXT_NONE\x10\x03*\xcf\x02\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45XPORT_FORMAT_JSON\x10\x01\x12\x15\n\x11\x45XPORT_FORMAT_CSV\x10\x02\x12\x15\n\x11\x45XPORT_FORMAT_XML\x10\x03\x12\x19\n\x15\x45XPORT_FORMAT_PYTORCH\x10\x04\x12\x15\n\x11\x45XPORT_FORMAT_TXT\x10\x05\x12\x19\n\x15\x45XPORT_FORMAT_PARQUET\x10\x06\x12\x1d\n\x19\x45XPORT_FORMAT_SAFETENSORS\x10\x07\x12\x1d\n\x19\x45XPORT_FORMAT_NEURONPEDIA\x10\x08\x12\x18\n\x14\x45XPORT_FORMAT_DELPHI\x10\t\x12\x15\n\x11\x45XPORT_FORMAT_ZIP\x10\n\x12\x1e\n\x1a\x45XPORT_FORMAT_SAEDASHBOARD\x10\x0b\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1emistudio/find/v1/finding.proto\x12\x10mistudio.find.v1\x1a\x1b\x62uf/validate/validate.proto\"=\n\x0c\x46\x65\x61tureCount\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x16\n\x05\x63ount\x18\x02 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\"\xec\x01\n\tSaeOrigin\x12\x15\n\x03uri\x18\x01 \x01(\tB\x08\xbaH\x05r\x03\x18\xd8\x04\x12\x17\n\x06\x66ormat\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x15\n\x04kind\x18\x03 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x17\n\x06sha256\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1b\n\thook_name\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xac\x02\x12\x1f\n\x0emodel_revision\x18\x06 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1e\n\rcorpus_sha256\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x19\n\x03\x66vu\x18\x08 \x01(\x01\x42\x07\xbaH\x04\x12\x02@\x01H\x00\x88\x01\x01\x42\x06\n\x04_fvu\"\xff\x02\n\x07Lineage\x12 \n\x0ftraining_job_id\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x19\n\x08sae_name\x18\x02 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1c\n\nmodel_name\x18\x03 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x1f\n\x0emodel_revision\x18\x04 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x1b\n\thook_name\x18\x05 \x01(\tB\x08\xbaH\x05r\x03\x18\xac\x02\x12\x1b\n\x05layer\x18\x06 \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00H\x00\x88\x01\x01\x12\x1b\n\nsae_sha256\x18\x07 \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\x0b\x63orpus_file\x18\x08 \x01(\tB\x08\xbaH\x05r\x03\x18\xf4\x03\x12\x1e\n\rcorpus_sha256\x18\t \x01(\tB\x07\xbaH\x04r\x02\x18@\x12!\n\x10tokenizer_sha256\x18\n \x01(\tB\x07\xbaH\x04r\x02\x18@\x12\x1d\n\x0c\x61rchitecture\x18\x0b \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x16\n\x05width\x18\x0c \x01(\x05\x42\x07\xbaH\x04\x1a\x02(\x00\x42\x08\n\x06_layer\"A\n\rMethodVersion\x12\x15\n\x04name\x18\x01 \x01(\tB\x07\xbaH\x04r\x02\x18\x64\x12\x19\n\x07version\x18\x02 \x01(\tB\x08\xbaH\x05r\x03\x18\xc8\x01*y\n\x0c\x45videnceText\x12\x1d\n\x19\x45VIDENCE_TEXT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45VIDENCE_TEXT_FULL\x10\x01\x12\x1a\n\x16\x45VIDENCE_TEXT_REDACTED\x10\x02\x12\x16\n\x12\x45VIDENCE_TEXT_NONE\x10\x03*\xcf\x02\n\x0c\x45xportFormat\x12\x1d\n\x19\x45XPORT_FORMAT_UNSPECIFIED\x10\x00\x12\x16\n\x12\x45XPORT_FORMAT_JSON\x10\x01\x12\x15\n\x11\x45XPORT_FORMAT_CSV\x10\x02\x12\x15\n\x11\x45XPORT_FORMAT_XML\x10\x03\x12\x19\n\x15\x45XPORT_FORMAT_PYTORCH\x10\x04\x12\x15\n\x11\x45XPORT_FORMAT_TXT\x10\x05\x12\x19\n\x15\x45XPORT_FORMAT_PARQUET\x10\x06\x12\x1d\n\x19\x45XPORT_FORMAT_SAFETENSORS\x10\x07\x12\x1d\n\x19\x45XPORT_FORMAT_NEURONPEDIA\x10\x08\x12\x18\n\x14\x45XPORT_FORMAT_DELPHI\x10\t\x12\x15\n\x11\x45XPORT_FORMAT_ZIP\x10\n\x12\x1e\n\x1a\x45XPORT_FORMAT_SAEDASHBOARD\x10\x0b*}\n\x0bMatchMethod\x12\x1c\n\x18MATCH_METHOD_UNSPECIFIED\x10\x00\x12\x19\n\x15MATCH_METHOD_IDENTITY\x10\x01\x12\x18\n\x14MATCH_METHOD_DECODER\x10\x02\x12\x1b\n\x17MATCH_METHOD_ACTIVATION\x10\x03*\xa1\x01\n\rFeatureChange\x12\x1e\n\x1a\x46\x45\x41TURE_CHANGE_UNSPECIFIED\x10\x00\x12\x1c\n\x18\x46\x45\x41TURE_CHANGE_COHERENCE\x10\x01\x12\x1c\n\x18\x46\x45\x41TURE_CHANGE_FREQUENCY\x10\x02\x12\x1b\n\x17\x46\x45\x41TURE_CHANGE_CATEGORY\x10\x03\x12\x17\n\x13\x46\x45\x41TURE_CHANGE_TIER\x10\x04\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -52,12 +52,48 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SAEORIGIN'].fields_by_name['corpus_sha256']._serialized_options = b'\272H\004r\002\030@'
   _globals['_SAEORIGIN'].fields_by_name['fvu']._loaded_options = None
   _globals['_SAEORIGIN'].fields_by_name['fvu']._serialized_options = b'\272H\004\022\002@\001'
-  _globals['_EVIDENCETEXT']._serialized_start=383
-  _globals['_EVIDENCETEXT']._serialized_end=504
-  _globals['_EXPORTFORMAT']._serialized_start=507
-  _globals['_EXPORTFORMAT']._serialized_end=842
+  _globals['_LINEAGE'].fields_by_name['training_job_id']._loaded_options = None
+  _globals['_LINEAGE'].fields_by_name['training_job_id']._serialized_options = b'\272H\004r\002\030d'
+  _globals['_LINEAGE'].fields_by_name['sae_name']._loaded_options = None
+  _globals['_LINEAGE'].fields_by_name['sae_name']._serialized_options = b'\272H\004r\002\030d'
+  _globals['_LINEAGE'].fields_by_name['model_name']._loaded_options = None
+  _globals['_LINEAGE'].fields_by_name['model_name']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_LINEAGE'].fields_by_name['model_revision']._loaded_options = None
+  _globals['_LINEAGE'].fields_by_name['model_revision']._serialized_options = b'\272H\004r\002\030d'
+  _globals['_LINEAGE'].fields_by_name['hook_name']._loaded_options = None
+  _globals['_LINEAGE'].fields_by_name['hook_name']._serialized_options = b'\272H\005r\003\030\254\002'
+  _globals['_LINEAGE'].fields_by_name['layer']._loaded_options = None
+  _globals['_LINEAGE'].fields_by_name['layer']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_LINEAGE'].fields_by_name['sae_sha256']._loaded_options = None
+  _globals['_LINEAGE'].fields_by_name['sae_sha256']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_LINEAGE'].fields_by_name['corpus_file']._loaded_options = None
+  _globals['_LINEAGE'].fields_by_name['corpus_file']._serialized_options = b'\272H\005r\003\030\364\003'
+  _globals['_LINEAGE'].fields_by_name['corpus_sha256']._loaded_options = None
+  _globals['_LINEAGE'].fields_by_name['corpus_sha256']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_LINEAGE'].fields_by_name['tokenizer_sha256']._loaded_options = None
+  _globals['_LINEAGE'].fields_by_name['tokenizer_sha256']._serialized_options = b'\272H\004r\002\030@'
+  _globals['_LINEAGE'].fields_by_name['architecture']._loaded_options = None
+  _globals['_LINEAGE'].fields_by_name['architecture']._serialized_options = b'\272H\004r\002\030d'
+  _globals['_LINEAGE'].fields_by_name['width']._loaded_options = None
+  _globals['_LINEAGE'].fields_by_name['width']._serialized_options = b'\272H\004\032\002(\000'
+  _globals['_METHODVERSION'].fields_by_name['name']._loaded_options = None
+  _globals['_METHODVERSION'].fields_by_name['name']._serialized_options = b'\272H\004r\002\030d'
+  _globals['_METHODVERSION'].fields_by_name['version']._loaded_options = None
+  _globals['_METHODVERSION'].fields_by_name['version']._serialized_options = b'\272H\005r\003\030\310\001'
+  _globals['_EVIDENCETEXT']._serialized_start=836
+  _globals['_EVIDENCETEXT']._serialized_end=957
+  _globals['_EXPORTFORMAT']._serialized_start=960
+  _globals['_EXPORTFORMAT']._serialized_end=1295
+  _globals['_MATCHMETHOD']._serialized_start=1297
+  _globals['_MATCHMETHOD']._serialized_end=1422
+  _globals['_FEATURECHANGE']._serialized_start=1425
+  _globals['_FEATURECHANGE']._serialized_end=1586
   _globals['_FEATURECOUNT']._serialized_start=81
   _globals['_FEATURECOUNT']._serialized_end=142
   _globals['_SAEORIGIN']._serialized_start=145
   _globals['_SAEORIGIN']._serialized_end=381
+  _globals['_LINEAGE']._serialized_start=384
+  _globals['_LINEAGE']._serialized_end=767
+  _globals['_METHODVERSION']._serialized_start=769
+  _globals['_METHODVERSION']._serialized_end=834
 # @@protoc_insertion_point(module_scope)

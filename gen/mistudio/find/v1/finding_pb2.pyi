@@ -105,6 +105,66 @@ EXPORT_FORMAT_SAEDASHBOARD: ExportFormat.ValueType  # 11
 """SAEDashboard's JSON, as Neuronpedia takes it."""
 Global___ExportFormat: _TypeAlias = ExportFormat  # noqa: Y015
 
+class _MatchMethod:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _MatchMethodEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_MatchMethod.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    MATCH_METHOD_UNSPECIFIED: _MatchMethod.ValueType  # 0
+    """Not set: the first of the others that can be used."""
+    MATCH_METHOD_IDENTITY: _MatchMethod.ValueType  # 1
+    """By index, for two analyses of the same SAE."""
+    MATCH_METHOD_DECODER: _MatchMethod.ValueType  # 2
+    """By the cosine of decoder directions, for SAEs that write the same hook of the same model."""
+    MATCH_METHOD_ACTIVATION: _MatchMethod.ValueType  # 3
+    """By the correlation of activations on the texts of one shared corpus."""
+
+class MatchMethod(_MatchMethod, metaclass=_MatchMethodEnumTypeWrapper):
+    """How features of two analyses are matched."""
+
+MATCH_METHOD_UNSPECIFIED: MatchMethod.ValueType  # 0
+"""Not set: the first of the others that can be used."""
+MATCH_METHOD_IDENTITY: MatchMethod.ValueType  # 1
+"""By index, for two analyses of the same SAE."""
+MATCH_METHOD_DECODER: MatchMethod.ValueType  # 2
+"""By the cosine of decoder directions, for SAEs that write the same hook of the same model."""
+MATCH_METHOD_ACTIVATION: MatchMethod.ValueType  # 3
+"""By the correlation of activations on the texts of one shared corpus."""
+Global___MatchMethod: _TypeAlias = MatchMethod  # noqa: Y015
+
+class _FeatureChange:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _FeatureChangeEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_FeatureChange.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    FEATURE_CHANGE_UNSPECIFIED: _FeatureChange.ValueType  # 0
+    """Not set."""
+    FEATURE_CHANGE_COHERENCE: _FeatureChange.ValueType  # 1
+    """The coherence, by more than 0.1."""
+    FEATURE_CHANGE_FREQUENCY: _FeatureChange.ValueType  # 2
+    """The frequency, by more than a factor of 2."""
+    FEATURE_CHANGE_CATEGORY: _FeatureChange.ValueType  # 3
+    """The category."""
+    FEATURE_CHANGE_TIER: _FeatureChange.ValueType  # 4
+    """The tier of the coherence."""
+
+class FeatureChange(_FeatureChange, metaclass=_FeatureChangeEnumTypeWrapper):
+    """What differs between two features that match."""
+
+FEATURE_CHANGE_UNSPECIFIED: FeatureChange.ValueType  # 0
+"""Not set."""
+FEATURE_CHANGE_COHERENCE: FeatureChange.ValueType  # 1
+"""The coherence, by more than 0.1."""
+FEATURE_CHANGE_FREQUENCY: FeatureChange.ValueType  # 2
+"""The frequency, by more than a factor of 2."""
+FEATURE_CHANGE_CATEGORY: FeatureChange.ValueType  # 3
+"""The category."""
+FEATURE_CHANGE_TIER: FeatureChange.ValueType  # 4
+"""The tier of the coherence."""
+Global___FeatureChange: _TypeAlias = FeatureChange  # noqa: Y015
+
 @_typing.final
 class FeatureCount(_message.Message):
     """How many features a tier or category has."""
@@ -182,3 +242,97 @@ class SaeOrigin(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__fvu) -> _WhichOneofReturnType__fvu | None: ...
 
 Global___SaeOrigin: _TypeAlias = SaeOrigin  # noqa: Y015
+
+@_typing.final
+class Lineage(_message.Message):
+    """Everything that an analysis is a function of, apart from its settings."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAINING_JOB_ID_FIELD_NUMBER: _builtins.int
+    SAE_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_NAME_FIELD_NUMBER: _builtins.int
+    MODEL_REVISION_FIELD_NUMBER: _builtins.int
+    HOOK_NAME_FIELD_NUMBER: _builtins.int
+    LAYER_FIELD_NUMBER: _builtins.int
+    SAE_SHA256_FIELD_NUMBER: _builtins.int
+    CORPUS_FILE_FIELD_NUMBER: _builtins.int
+    CORPUS_SHA256_FIELD_NUMBER: _builtins.int
+    TOKENIZER_SHA256_FIELD_NUMBER: _builtins.int
+    ARCHITECTURE_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    training_job_id: _builtins.str
+    """The training job whose SAE it is; empty for an imported SAE."""
+    sae_name: _builtins.str
+    """Which SAE of the training job; empty where there is one."""
+    model_name: _builtins.str
+    """The model."""
+    model_revision: _builtins.str
+    """Commit of the model, or the digest of a local one's headers."""
+    hook_name: _builtins.str
+    """The hook that the SAE reads."""
+    layer: _builtins.int
+    """The block of the hook, from 0; absent where it is not known."""
+    sae_sha256: _builtins.str
+    """SHA-256 of the SAE's weights."""
+    corpus_file: _builtins.str
+    """Name of the corpus."""
+    corpus_sha256: _builtins.str
+    """SHA-256 of the corpus."""
+    tokenizer_sha256: _builtins.str
+    """SHA-256 of what the tokenizer does; empty where it is not known."""
+    architecture: _builtins.str
+    """Architecture of the SAE by our name, for example "topk"."""
+    width: _builtins.int
+    """Width of what the SAE reads; 0 where it is not known."""
+    def __init__(
+        self,
+        *,
+        training_job_id: _builtins.str = ...,
+        sae_name: _builtins.str = ...,
+        model_name: _builtins.str = ...,
+        model_revision: _builtins.str = ...,
+        hook_name: _builtins.str = ...,
+        layer: _builtins.int | None = ...,
+        sae_sha256: _builtins.str = ...,
+        corpus_file: _builtins.str = ...,
+        corpus_sha256: _builtins.str = ...,
+        tokenizer_sha256: _builtins.str = ...,
+        architecture: _builtins.str = ...,
+        width: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_layer", b"_layer", "layer", b"layer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_layer", b"_layer", "architecture", b"architecture", "corpus_file", b"corpus_file", "corpus_sha256", b"corpus_sha256", "hook_name", b"hook_name", "layer", b"layer", "model_name", b"model_name", "model_revision", b"model_revision", "sae_name", b"sae_name", "sae_sha256", b"sae_sha256", "tokenizer_sha256", b"tokenizer_sha256", "training_job_id", b"training_job_id", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__layer: _TypeAlias = _typing.Literal["layer"]  # noqa: Y015
+    _WhichOneofArgType__layer: _TypeAlias = _typing.Literal["_layer", b"_layer"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__layer) -> _WhichOneofReturnType__layer | None: ...
+
+Global___Lineage: _TypeAlias = Lineage  # noqa: Y015
+
+@_typing.final
+class MethodVersion(_message.Message):
+    """The version of one method."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """The method, for example "coherence"."""
+    version: _builtins.str
+    """Its version, for example "coherence/1"."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        version: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "version", b"version"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MethodVersion: _TypeAlias = MethodVersion  # noqa: Y015
