@@ -32,6 +32,7 @@ def find(
     keywords: o.Keywords = None,
     seed: o.Seed = None,
     evidence_text: o.EvidenceText = None,
+    rules: o.Rules = None,
     request_id: RequestId = None,
     detach: options.Detach = False,
     home: options.Home = None,

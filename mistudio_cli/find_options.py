@@ -40,3 +40,7 @@ EvidenceText = Annotated[
     str | None,
     option("--evidence-text", "How much corpus text is kept: full, redacted (by rules), or none.", "full"),
 ]
+Rules = Annotated[
+    str | None,
+    option("--rules", "Category and tag rules: the name of a file in the home's rules folder.", "the built-in"),
+]

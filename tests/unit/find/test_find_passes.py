@@ -17,7 +17,7 @@ from mistudio_find.phrases import find_phrases
 from mistudio_find.topics import build_topics
 from mistudio_torch.codes import CodesReader
 from tests.unit.find import pass_twins
-from tests.unit.find.stores import D_SAE, DENSE, TOPIC, WORD, write_store
+from tests.unit.find.stores import D_SAE, DENSE, FILLER, TOPIC, WORD, write_store
 
 CONFIG = FindConfig(training_job_id="train_1", top_texts=12, quantiles=4, contrast_texts=7, seed=3)
 
@@ -141,7 +141,7 @@ def test_false_discoveries_are_corrected_over_all_comparisons():
 
 def test_phrases_that_stand_where_a_feature_fires(tmp_path):
     rng = np.random.default_rng(0)
-    filler = ["the", "a", "of", "and", "to", "with", "for", "in", "on", "some", "many", "very", "good", "old", "new", "small", "large", "then", "here", "there"]
+    filler = FILLER
 
     def text(n):
         words = [str(w) for w in rng.choice(filler, 20)]

@@ -52,6 +52,7 @@ def hub(tmp_path, monkeypatch):
     (tmp_path / "pickled" / "layer_1" / "ae.pt").write_bytes(b"\x80\x02never fetched")
     folders = {"a/open": tmp_path / "open", "a/pickled": tmp_path / "pickled", "a/gated": tmp_path / "open"}
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "cache"))  # it is set on import
     with fakehub.serve(folders, gated={"a/gated": "hf_good"}) as served:
         monkeypatch.setenv("HF_ENDPOINT", served.url)
         yield served

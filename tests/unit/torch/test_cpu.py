@@ -6,7 +6,7 @@ import sys
 import torch
 from torch.nn import functional
 
-from mistudio_torch.cpu import fast_linear, has_fast_linear, keep_memory, linear
+from mistudio_torch.cpu import fast_linear, has_fast_linear, linear
 
 
 def test_products_are_float32_products():
