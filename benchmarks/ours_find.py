@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ from benchmarks.peers import evidence
 from benchmarks.peers.common import report
 from mistudio_core.jobs.local import LocalContext
 
-_GIVES = {
+_GIVES: dict[str, Callable[[Any], object]] = {
     "top": lambda r: r["top_activations"],
     "quantile": lambda r: r["quantile_activations"],
     "contrast": lambda r: r["contrast_texts"],

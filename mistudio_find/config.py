@@ -12,7 +12,7 @@ from typing import Any
 
 from mistudio_core.errors import InvalidInput
 
-METRICS_VERSION = "1"
+METRICS_VERSION = "2"
 """Version of the definitions in docs/metrics.md that this code follows."""
 
 MAX_FEATURE_TOKENS = 100_000

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import torch
 from benchmarks.peers import evidence
 from benchmarks.peers.common import Array, report
 
-_GIVES = {
+_GIVES: dict[str, Callable[[Any], object]] = {
     "top": lambda record: len(record.train) > 0 and len(record.train[0].str_tokens) > 0,
     "quantile": lambda record: len({example.quantile for example in record.test}) > 1,
     "contrast": lambda record: len(record.not_active) > 0,

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ import torch
 from benchmarks.peers import evidence
 from benchmarks.peers.common import report
 
-_GIVES = {
+_GIVES: dict[str, Callable[[Any], object]] = {
     "top": lambda data: len(data.sequence_data.seq_group_data[0].seq_data) > 0,
     "quantile": lambda data: len(data.sequence_data.seq_group_data) > 2,
     "frequency": lambda data: "DENSITY" in (data.acts_histogram_data.title or ""),
