@@ -26,7 +26,7 @@ def test_growth_is_the_rise_of_the_peak_by_document_from_each_size_to_the_next()
 def test_a_small_corpus_is_uploaded_and_harvested_with_its_memory_watched():
     figures = corpus_memory.run((50,), ("upload", "harvest"))
     assert [(r["stage"], r["documents"]) for r in figures["rows"]] == [("upload", 50), ("harvest", 50)]
-    assert all(0 < r["peak_anon_mb"] < 500 and r["documents_per_s"] > 0 for r in figures["rows"])
+    assert all(0 <= r["peak_anon_mb"] < 500 and r["documents_per_s"] > 0 for r in figures["rows"])
     assert figures["growth"] == []
 
 

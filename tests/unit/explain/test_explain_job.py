@@ -41,7 +41,7 @@ class Dom(HTMLParser):
 
 def test_planted_features_are_explained_and_confirmed(make_context):
     context = make_context()
-    result = job.run(ExplainConfig(find_job_id="find_1"), context)
+    result = job.run(ExplainConfig(find_job_id="find_1", min_coherence=0.05), context)
     body, found = explained(context)
     assert '"token' in found[WORD]["explanation"]
     assert found[WORD]["pattern_verification"] == "confirmed"
@@ -91,11 +91,12 @@ def test_injected_explanations_score_low(features):
     assert done.safety_assessment == "neutral"
 
 
-def test_choice_by_ids_and_by_coherence(make_context):
+def test_choice_by_ids_and_by_coherence(make_context, hostile_features):
     context = make_context()
     job.run(ExplainConfig(feature_ids=(3, WORD)), context)
     assert set(explained(context)[1]) == {3, WORD}
     assert job.run(ExplainConfig(max_features=1), context).total_features_processed == 1
+    context = make_context(hostile_features)
     nothing = job.run(ExplainConfig(min_coherence=1.0), context)
     assert nothing.total_features_processed == 0
     assert any(level == "warning" for level, _ in context.log_lines)
@@ -144,8 +145,8 @@ def test_report_is_one_inert_file(make_context, hostile_features):
     assert "\x1b" not in page
 
 
-def test_report_of_nothing(make_context):
-    context = make_context()
+def test_report_of_nothing(make_context, hostile_features):
+    context = make_context(hostile_features)
     job.run(ExplainConfig(min_coherence=1.0), context)
     assert "No feature was explained" in context.reader("report").read_bytes(job.REPORT_FILE).decode()
 

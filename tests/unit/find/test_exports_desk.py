@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import subprocess
@@ -104,9 +105,19 @@ async def test_damaged_evidence_is_refused_and_nothing_is_left(setting: Setting)
     assert await setting.exports() == [] and setting.left_over() == []
 
 
+def exporting():
+    """Processes that make an export; those of earlier tests may be ending."""
+    found = []
+    for child in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # a zombie is one
+            if "mistudio_find.exports" in child.cmdline():
+                found.append(child)
+    return found
+
+
 async def test_a_killed_process_is_an_error_and_the_next_call_tries_again(setting: Setting):
     waiting = asyncio.create_task(setting.desk.get(setting.job, "txt"))
-    while not (found := [c for c in psutil.Process().children() if "mistudio_find.exports" in c.cmdline()]):
+    while not (found := exporting()):
         await asyncio.sleep(0.01)
         assert not waiting.done()
     found[0].kill()
