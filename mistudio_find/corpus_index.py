@@ -70,8 +70,9 @@ class CorpusIndex:
     def blocks(self) -> Iterator[tuple[int, int]]:
         """(first, last) of runs of about 4 million tokens, in order; lets go of each before the next."""
         for first in range(0, len(self.token_doc), _BLOCK):
+            if first:
+                self.release()
             yield first, min(first + _BLOCK, len(self.token_doc))
-            self.release()
 
     def release(self) -> None:
         """Lets go of what the memory maps have read."""
