@@ -63,6 +63,12 @@ Hook = Annotated[
 ModulePath = Annotated[
     str | None, option("--module-path", "Module to read, with --hook module; `mistudio models hooks` lists them.")
 ]
+AutoLayer = Annotated[
+    bool, typer.Option("--auto-layer", help="Probe a few layers and read the one that suits, instead of --layer.")
+]
+CacheActivations = Annotated[
+    bool, typer.Option("--cache-activations", help="Keep activations on disk between epochs; its size is logged first.")
+]
 HookName = Annotated[str | None, option("--hook-name", "SAELens hook name, instead of --layer and --hook.")]
 OutputHook = Annotated[str | None, option("--output-hook-name", "What a transcoder writes: a hook's name.")]
 FourBit = Annotated[

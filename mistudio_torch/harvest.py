@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -62,7 +62,7 @@ def harvest_blocks(
     batch_size: int,
     on_batch: Callable[[], None] = lambda: None,
     ahead: bool | None = None,
-) -> Iterator[dict[str, Tensor]]:
+) -> Generator[dict[str, Tensor]]:
     """`harvest` of each block of documents, in order; the next one is harvested while the caller works on this one.
 
     `ahead` is on where the model is on a GPU, by default: a thread and a stream of its own keep the GPU busy. On a

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mistudio_core.errors import InvalidInput, Unsupported
+from mistudio_torch.lm.hookpoints import BLOCK_KINDS
 from mistudio_train.hub_dataset import DatasetOptions
 from mistudio_train.variants import Sweep, Variant, variants
 
@@ -49,6 +50,8 @@ class TrainConfig:
     """Hub id, folder under the model root, or `package:<name>/<folder>`."""
     layer_number: int | None = None
     """Block that is read, from 0; None: 12, or the middle block of a model with fewer than 13."""
+    auto_layer: bool = False
+    """Whether the job probes a few layers and chooses one; layer_number is then set by the job itself."""
     hook: str = "resid_post"
     """What is read of the block (`resid_post`, `resid_pre`, `mlp_out`, `attn_out`), or a hook's whole name."""
     output_hook: str = ""
@@ -102,6 +105,9 @@ class TrainConfig:
     of the tokens trained on, 2,000 to 50,000."""
     processes: int = 1
     """Processes that train together, each on its share of every batch."""
+    cache_activations: bool = False
+    """Whether activations are kept on the disk between epochs. Later epochs then see the very rows of the first, not
+    rows that were harvested in other batches: their last bits differ."""
     threads: int = 0
     """CPU threads of torch; 0: torch's own choice. Another number gives another rounding."""
     model_root: Path | None = None
@@ -128,6 +134,7 @@ class TrainConfig:
                 raise InvalidInput.field(
                     "k", variant.k, f"1 to hidden_dim, which is {variant.hidden_dim}", "Lower k or raise hidden_dim."
                 )
+        self._check_choices()
         if self.layer_number is not None and not 0 <= self.layer_number <= 1000:
             raise InvalidInput.field("layer_number", self.layer_number, "0 to 1000")
         if self.splice_tokens is not None and not 0 <= self.splice_tokens <= 10_000_000:
@@ -135,15 +142,40 @@ class TrainConfig:
         if self.max_sequence_length is not None and not 8 <= self.max_sequence_length <= 1_048_576:
             raise InvalidInput.field("max_sequence_length", self.max_sequence_length, "8 to 1048576")
 
+    def _check_choices(self) -> None:
+        """Choices that exclude each other."""
+        if self.auto_layer and (self.hook not in BLOCK_KINDS or self.sweep.layers):
+            raise InvalidInput.field(
+                "auto_layer",
+                True,
+                "false, where a hook is named in full or layers are swept",
+                "Name a kind of hook.",
+            )
+        if self.cache_activations and self.processes > 1:
+            raise Unsupported(
+                "cache_activations with several processes",
+                why="each process harvests a share of its own",
+                instead="Use 1 process, or leave cache_activations off.",
+            )
+
     def numeric(self) -> dict[str, Any]:
         """Everything that the result is a function of: the full configuration without this machine's own."""
         return {k: v for k, v in asdict(self).items() if k not in _LOCAL}
 
     def layer_of(self, total_layers: int) -> int:
-        """The block that is read in a model of `total_layers` blocks; not checked against it."""
+        """The block that is read in a model of `total_layers` blocks, not checked; the deepest that may be."""
         if self.layer_number is not None:
             return self.layer_number
+        if self.auto_layer:
+            return self.candidate_layers(total_layers)[-1]
         return 12 if total_layers >= 13 else total_layers // 2
+
+    def candidate_layers(self, total_layers: int) -> tuple[int, ...]:
+        """The blocks that auto_layer probes: five evenly, fewer in a shallow model, without the last one.
+
+        The last block writes what the model says next, whatever the probe's figures are.
+        """
+        return tuple(sorted({max(total_layers - 1, 0) * sixth // 6 for sixth in range(1, 6)}))
 
     def variants(self, total_layers: int) -> tuple[Variant, ...]:
         """The SAEs of the job in a model of `total_layers` blocks. Raises InvalidInput."""

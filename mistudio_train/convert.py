@@ -38,6 +38,8 @@ _OPTIONAL = (
     "max_code_tokens",
     "splice_tokens",
     "processes",
+    "cache_activations",
+    "auto_layer",
 )
 _ONLY_WITH = {"k": TOP_K_FAMILY, "sparsity_coeff": PENALISED}
 
@@ -87,6 +89,10 @@ def _hooks_of(request: train_service_pb2.StartTrainingRequest) -> dict[str, Any]
     found: dict[str, Any] = (
         {"output_hook": parse_hook(request.output_hook_name).name} if request.output_hook_name else {}
     )
+    if request.auto_layer and (request.HasField("layer_number") or request.hook_name or request.module_path):
+        raise InvalidInput.field(
+            "auto_layer", True, "false, where layer_number, hook_name or module_path is set", "Leave them out."
+        )
     if request.hook_name:
         if request.HasField("layer_number") or request.hook or request.module_path:
             raise InvalidInput.field(
@@ -136,6 +142,8 @@ def start_message(job: JobRecord) -> train_service_pb2.StartTrainingResponse:
     """The reply to a start: the same for the first one and for every equal one after it."""
     facts, layer = ModelFacts(**job.details["facts"]), job.details["layer"]
     chosen = f"; layer {layer} of {facts.total_layers} was chosen" if job.details["layer_was_chosen"] else ""
+    if job.details.get("layer_is_probed"):
+        chosen = f"; it probes layers of {facts.total_layers} and reads one"
     return train_service_pb2.StartTrainingResponse(
         job_id=job.job_id,
         status=messages.status_value(job.status),

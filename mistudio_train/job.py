@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from mistudio_core.artifacts import ArtifactRecord
 from mistudio_core.errors import Failed, InvalidInput
@@ -22,12 +24,13 @@ from mistudio_torch.lm.hookpoints import HookPoint
 from mistudio_torch.lm.load import LoadedLM, load_lm
 from mistudio_torch.lm.source import check_layer
 from mistudio_torch.sae import SaeShape
-from mistudio_torch.tokenised import Array
+from mistudio_train.activation_cache import ActivationCache, size_of
 from mistudio_train.checkpoint import read_states, write_states
 from mistudio_train.config import TrainConfig
-from mistudio_train.data import batch_rows, epoch_blocks, read_corpus
+from mistudio_train.data import Corpus, batch_rows, epoch_blocks, read_corpus
 from mistudio_train.finish import finish
 from mistudio_train.hub_dataset import job_corpus
+from mistudio_train.layer_probe import known_layer, probe
 from mistudio_train.member import Member
 from mistudio_train.memory_plan import MemoryPlan
 from mistudio_train.memory_watch import MemoryWatch
@@ -37,6 +40,7 @@ from mistudio_train.report import LOADED, TOKENISED, Clock, Reporter
 from mistudio_train.result import TrainResult
 from mistudio_train.run import Run, model_dtype
 from mistudio_train.trainer import Trainer
+from mistudio_train.variants import hook_of
 
 
 def run(config: TrainConfig, ctx: JobContext) -> TrainResult:
@@ -75,6 +79,8 @@ def _prepare(config: TrainConfig, ctx: JobContext, world: World) -> tuple[Run, M
     ctx.check_cancelled()
     ctx.progress("loading model", fraction=0.0, message=f"Loading {config.model_name}")
     plans: list[MemoryPlan] = []
+    if config.auto_layer and config.layer_number is None:
+        config = replace(config, layer_number=known_layer(ctx))
     lm = _load(config, ctx, plans)
     ctx.check_cancelled()
     stored = job_corpus(config.corpus_name, config.dataset, ctx, LOADED)
@@ -100,16 +106,32 @@ def _prepare(config: TrainConfig, ctx: JobContext, world: World) -> tuple[Run, M
         )
     if corpus.table.n_documents == 1:
         ctx.log("The corpus has one document: figures are of the text that was trained on.", level="warning")
+    if config.auto_layer and config.layer_number is None:
+        config = replace(config, layer_number=world.agreed(probe(config, ctx, lm, corpus)))
+        lm = _load(config, ctx, plans)
     variants = config.variants(lm.facts.total_layers)
-    return Run(config=config, ctx=ctx, lm=lm, corpus=corpus, variants=variants, world=world), plans[0]
+    cache = _cache(config, ctx, lm, corpus)
+    return Run(config=config, ctx=ctx, lm=lm, corpus=corpus, variants=variants, world=world, cache=cache), plans[-1]
+
+
+def _cache(config: TrainConfig, ctx: JobContext, lm: LoadedLM, corpus: Corpus) -> ActivationCache | None:
+    """The cache where it was asked for and a second epoch may come; its size is told before it is made."""
+    if not config.cache_activations or config.max_epochs == 1:
+        return None
+    size = size_of(lm.widths, corpus.real_tokens, corpus.train)
+    ctx.log(f"Activations of the training documents are kept on the disk: {size / 1e9:.3g} GB until the job ends.")
+    return ActivationCache(ctx.kept / "activations", lm.widths, corpus.real_tokens, corpus.train)
 
 
 def _load(config: TrainConfig, ctx: JobContext, plans: list[MemoryPlan]) -> LoadedLM:
     """The model up to the deepest hook; hooks, length and memory are checked before weights are fetched."""
 
     def hooks(facts: ModelFacts) -> list[HookPoint]:
-        variants = config.variants(facts.total_layers)
-        wanted = {hook.name: hook for variant in variants for hook in variant.hooks}
+        wanted = {hook.name: hook for variant in config.variants(facts.total_layers) for hook in variant.hooks}
+        if config.auto_layer and config.layer_number is None:
+            wanted |= {
+                h.name: h for h in (hook_of(config.hook, n) for n in config.candidate_layers(facts.total_layers))
+            }
         for hook in wanted.values():
             check_layer(facts, hook.layer)
         config.sequence_length_of(facts.max_positions)
@@ -174,15 +196,16 @@ def train(run: Run, members: Sequence[Member], watch: MemoryWatch) -> None:
         epoch = min(m.trainer.progress.epoch for m in active)
         blocks = epoch_blocks(run.corpus, seed=config.seed, epoch=epoch, block_tokens=config.block_tokens)
         first = min(m.trainer.progress.block for m in active if m.trainer.progress.epoch == epoch)
-        for number in range(first, len(blocks)):
-            _train_block(run, members, blocks[number], (epoch, number), reporter)
-            if not any(m.waits_for(epoch, number + 1) for m in members) or _spent(members):
-                break
-            if run.world.agreed(clock.checkpoint_due()):
-                save_checkpoint(run, members)
-                clock.checkpointed()
-                for warning in watch.new_warnings():
-                    run.ctx.log(warning, level="warning")
+        with closing(run.blocks(blocks[first:])) as harvested:
+            for number, activations in enumerate(harvested, first):
+                _train_block(run, members, activations, (epoch, number), reporter)
+                if not any(m.waits_for(epoch, number + 1) for m in members) or _spent(members):
+                    break
+                if run.world.agreed(clock.checkpoint_due()):
+                    save_checkpoint(run, members)
+                    clock.checkpointed()
+                    for warning in watch.new_warnings():
+                        run.ctx.log(warning, level="warning")
         for member in active:
             _end_epoch(run, member)
     clock.stop()
@@ -190,9 +213,14 @@ def train(run: Run, members: Sequence[Member], watch: MemoryWatch) -> None:
         raise Failed(members[0].error or "", reason="NON_FINITE_LOSS")
 
 
-def _train_block(run: Run, members: Sequence[Member], block: Array, place: tuple[int, int], reporter: Reporter) -> None:
+def _train_block(
+    run: Run,
+    members: Sequence[Member],
+    activations: Mapping[str, Tensor],
+    place: tuple[int, int],
+    reporter: Reporter,
+) -> None:
     """One block through every SAE that waits for it; one that fails leaves the others alone."""
-    activations = run.activations(block)
     n_tokens = len(next(iter(activations.values())))
     batches = batch_rows(n_tokens, run.config.sae_batch_tokens, seed=run.config.seed, epoch=place[0], block=place[1])
     for member in members:

@@ -1,11 +1,12 @@
 """What every stage of a training job works with: configuration, runtime, model, corpus, processes.
 
-Gives activations of documents, harvested or read back from the disk. Trains and writes nothing.
+Gives activations of documents, harvested or read back from the disk. Trains nothing.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,9 +14,10 @@ import torch
 from torch import Tensor
 
 from mistudio_core.jobs.context import JobContext
-from mistudio_torch.harvest import harvest
+from mistudio_torch.harvest import harvest, harvest_blocks
 from mistudio_torch.lm.load import LoadedLM
 from mistudio_torch.tokenised import Array
+from mistudio_train.activation_cache import ActivationCache
 from mistudio_train.config import TrainConfig
 from mistudio_train.data import Corpus
 from mistudio_train.parallel import ALONE, World
@@ -45,6 +47,40 @@ class Run:
     """The SAEs of the job."""
     world: World = ALONE
     """The processes that train together."""
+    cache: ActivationCache | None = None
+    """Where activations of training documents are kept between epochs; None for nowhere."""
+
+    def blocks(self, blocks: Sequence[Array]) -> Generator[dict[str, Tensor]]:
+        """`activations` of each block of training documents, in order.
+
+        On a GPU the next block is harvested while the caller works on this one. What the cache holds is read.
+        """
+        if self.world.size > 1:
+            yield from map(self.activations, blocks)
+            return
+        cached = [self.cache is not None and self.cache.holds(block) for block in blocks]
+        missing = (block.tolist() for block, held in zip(blocks, cached, strict=True) if not held)
+        harvested = harvest_blocks(
+            self.lm,
+            self.corpus.table,
+            missing,
+            batch_size=self.config.batch_size,
+            on_batch=self.ctx.check_cancelled,
+        )
+        with closing(harvested):
+            for block, held in zip(blocks, cached, strict=True):
+                yield self._kept(block, None if held else next(harvested))
+
+    def _kept(self, block: Array, harvested: dict[str, Tensor] | None) -> dict[str, Tensor]:
+        """The block's activations, read where they were not harvested, and kept where they were."""
+        if self.cache is None:
+            return harvested or {}
+        found = self.cache.read(block) if harvested is None else None
+        if found is not None:
+            return found
+        harvested = harvested or self._harvested(block.tolist())
+        self.cache.write(block, harvested)
+        return harvested
 
     def activations(self, documents: Array) -> dict[str, Tensor]:
         """Hook name -> x_ND of documents in their order; watches for a cancel before each forward pass.

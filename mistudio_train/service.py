@@ -56,7 +56,8 @@ class TrainServicer(CorpusMethods, MemoryMethods, HookMethods):
         config.sequence_length_of(facts.max_positions)
         variants = config.variants(facts.total_layers)
         layer = max(catalogue.check(hook) for variant in variants for hook in variant.hooks)
-        chosen = config.layer_number is None and config.hook in BLOCK_KINDS and not config.sweep.layers
+        chosen = not (config.layer_number is not None or config.auto_layer or config.sweep.layers)
+        chosen = chosen and config.hook in BLOCK_KINDS
         if chosen:  # the job keeps what was decided, and the reply says it
             request.layer_number = layer = config.layer_of(facts.total_layers)
         device, told = await self._fitted(request, facts, config, device)
@@ -68,7 +69,13 @@ class TrainServicer(CorpusMethods, MemoryMethods, HookMethods):
             model_name=request.model_name,
             inputs=inputs,
             device=device,
-            details={"facts": asdict(facts), "layer": layer, "layer_was_chosen": chosen, **told},
+            details={
+                "facts": asdict(facts),
+                "layer": layer,
+                "layer_was_chosen": chosen,
+                "layer_is_probed": config.auto_layer,
+                **told,
+            },
         )
 
     async def GetTrainingStatus(

@@ -115,8 +115,6 @@ def test_rules_of_a_request(api: dict[str, Any]) -> None:
     fields = start["properties"]
     assert (fields["hidden_dim"]["minimum"], fields["hidden_dim"]["maximum"]) == (8, 1048576)
     assert fields["gpu_id"]["type"] == ["integer", "null"]
-    assert fields["auto_layer"]["enum"] == [False, None]
-    assert "Not in this release" in fields["cache_activations"]["description"]
     assert fields["request_id"]["pattern"] == "^[A-Za-z0-9._:-]*$"
     status = api["components"]["schemas"]["train.v1.GetTrainingStatusResponse"]
     assert "progress" in status["required"] and "last_checkpoint" not in status["required"]

@@ -175,8 +175,8 @@ def test_a_wrong_type(pipeline: Pipeline):
 
 
 def test_a_field_of_a_later_release(pipeline: Pipeline):
-    refused(start(pipeline, auto_layer=True), 400, "UNSUPPORTED", "auto_layer", "Set layer_number")
-    refused(start(pipeline, cache_activations=True), 400, "UNSUPPORTED", "cache_activations")
+    refused(start(pipeline, auto_layer=True, layer_number=1), 400, "INVALID_FIELD", "auto_layer", "Leave them out")
+    refused(start(pipeline, cache_activations=True, processes=2), 400, "UNSUPPORTED", "cache_activations")
 
 
 def test_k_wider_than_the_sae(pipeline: Pipeline):

@@ -180,27 +180,28 @@ def test_token_budget_and_early_stop(model_root, make_context):
 
 
 def test_non_finite_loss_fails_before_the_update(model_root, make_context, monkeypatch):
-    harvest = job.Run.activations
+    harvest = job.Run.blocks
 
-    def poisoned(self, documents):
-        return {name: x * 1e20 for name, x in harvest(self, documents).items()}
+    def poisoned(self, blocks):
+        for found in harvest(self, blocks):
+            yield {name: x * 1e20 for name, x in found.items()}
 
-    monkeypatch.setattr(job.Run, "activations", poisoned)
+    monkeypatch.setattr(job.Run, "blocks", poisoned)
     with pytest.raises(Failed, match="step 1") as failure:
         job.run(config(model_root, normalize_activations=False), make_context())
     assert failure.value.reason == "NON_FINITE_LOSS" and failure.value.facts["step"] == "1"
 
 
 def test_activations_that_are_no_numbers_are_refused(model_root, make_context, monkeypatch):
-    harvest = job.Run.activations
+    harvest = job.Run.blocks
 
-    def poisoned(self, documents):
-        found = harvest(self, documents)
-        for x in found.values():
-            x[5, 2] = float("nan")
-        return found
+    def poisoned(self, blocks):
+        for found in harvest(self, blocks):
+            for x in found.values():
+                x[5, 2] = float("nan")
+            yield found
 
-    monkeypatch.setattr(job.Run, "activations", poisoned)
+    monkeypatch.setattr(job.Run, "blocks", poisoned)
     with pytest.raises(InvalidInput, match="the first in row 5") as refusal:
         job.run(config(model_root), make_context())
     assert refusal.value.reason == "ACTIVATIONS_INVALID"

@@ -6,9 +6,11 @@ Explain: says in plain language what features mean, and measures how good that i
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from mistudio.artifact.v1 import artifact_pb2 as _artifact_pb2
 from mistudio.explain.v1 import explanation_pb2 as _explanation_pb2
+from mistudio.feature.v1 import feature_pb2 as _feature_pb2
 from mistudio.job.v1 import job_pb2 as _job_pb2
 import builtins as _builtins
 import sys
@@ -42,6 +44,10 @@ class StartExplainRequest(_message.Message):
     STRATEGY_FIELD_NUMBER: _builtins.int
     BUDGET_USD_FIELD_NUMBER: _builtins.int
     MIN_QUALITY_FIELD_NUMBER: _builtins.int
+    JUDGE_ENGINE_FIELD_NUMBER: _builtins.int
+    JUDGE_MODEL_FIELD_NUMBER: _builtins.int
+    FEW_SHOT_FIELD_NUMBER: _builtins.int
+    USE_CACHE_FIELD_NUMBER: _builtins.int
     find_job_id: _builtins.str
     """The Find job whose features are explained. Required."""
     wait_for_find: _builtins.bool
@@ -67,9 +73,19 @@ class StartExplainRequest(_message.Message):
     strategy: _explanation_pb2.Strategy.ValueType
     """How evidence is put to the engine. Default top_and_contrast."""
     budget_usd: _builtins.float
-    """Most to spend on engines that cost money, US dollars."""
+    """Most to spend on engines that cost money, US dollars.
+    Default 0: no engine that costs money is used, not even as a fallback.
+    """
     min_quality: _builtins.float
-    """Retry explanations below this quality with another strategy or model."""
+    """Ask again for explanations below this quality, with another strategy or model; flag what stays below. Default 0: nothing is asked again."""
+    judge_engine: _builtins.str
+    """Engine whose model judges held-out texts; "lexical" for words alone, "embedding" for embeddings. Default: the configured one, else lexical."""
+    judge_model: _builtins.str
+    """Model of the judging engine. Default: its own."""
+    few_shot: _builtins.str
+    """Name of a set of example explanations that the administrator keeps in the home folder. Default: the built-in set."""
+    use_cache: _builtins.bool
+    """Take equal explanations from earlier runs. Default true."""
     @_builtins.property
     def feature_ids(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Explain exactly these features instead; empty to choose by coherence."""
@@ -92,10 +108,14 @@ class StartExplainRequest(_message.Message):
         strategy: _explanation_pb2.Strategy.ValueType = ...,
         budget_usd: _builtins.float = ...,
         min_quality: _builtins.float = ...,
+        judge_engine: _builtins.str = ...,
+        judge_model: _builtins.str = ...,
+        few_shot: _builtins.str = ...,
+        use_cache: _builtins.bool | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_max_features", b"_max_features", "_min_coherence", b"_min_coherence", "concurrency", b"concurrency", "max_features", b"max_features", "min_coherence", b"min_coherence"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_max_features", b"_max_features", "_min_coherence", b"_min_coherence", "_use_cache", b"_use_cache", "concurrency", b"concurrency", "max_features", b"max_features", "min_coherence", b"min_coherence", "use_cache", b"use_cache"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_max_features", b"_max_features", "_min_coherence", b"_min_coherence", "allow_lexical_fallback", b"allow_lexical_fallback", "audience", b"audience", "budget_usd", b"budget_usd", "concurrency", b"concurrency", "engine", b"engine", "feature_ids", b"feature_ids", "find_job_id", b"find_job_id", "max_features", b"max_features", "min_coherence", b"min_coherence", "min_quality", b"min_quality", "model", b"model", "request_id", b"request_id", "seed", b"seed", "strategy", b"strategy", "wait_for_find", b"wait_for_find"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency", "_max_features", b"_max_features", "_min_coherence", b"_min_coherence", "_use_cache", b"_use_cache", "allow_lexical_fallback", b"allow_lexical_fallback", "audience", b"audience", "budget_usd", b"budget_usd", "concurrency", b"concurrency", "engine", b"engine", "feature_ids", b"feature_ids", "few_shot", b"few_shot", "find_job_id", b"find_job_id", "judge_engine", b"judge_engine", "judge_model", b"judge_model", "max_features", b"max_features", "min_coherence", b"min_coherence", "min_quality", b"min_quality", "model", b"model", "request_id", b"request_id", "seed", b"seed", "strategy", b"strategy", "use_cache", b"use_cache", "wait_for_find", b"wait_for_find"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__concurrency: _TypeAlias = _typing.Literal["concurrency"]  # noqa: Y015
     _WhichOneofArgType__concurrency: _TypeAlias = _typing.Literal["_concurrency", b"_concurrency"]  # noqa: Y015
@@ -103,12 +123,16 @@ class StartExplainRequest(_message.Message):
     _WhichOneofArgType__max_features: _TypeAlias = _typing.Literal["_max_features", b"_max_features"]  # noqa: Y015
     _WhichOneofReturnType__min_coherence: _TypeAlias = _typing.Literal["min_coherence"]  # noqa: Y015
     _WhichOneofArgType__min_coherence: _TypeAlias = _typing.Literal["_min_coherence", b"_min_coherence"]  # noqa: Y015
+    _WhichOneofReturnType__use_cache: _TypeAlias = _typing.Literal["use_cache"]  # noqa: Y015
+    _WhichOneofArgType__use_cache: _TypeAlias = _typing.Literal["_use_cache", b"_use_cache"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__concurrency) -> _WhichOneofReturnType__concurrency | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_features) -> _WhichOneofReturnType__max_features | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__min_coherence) -> _WhichOneofReturnType__min_coherence | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__use_cache) -> _WhichOneofReturnType__use_cache | None: ...
 
 Global___StartExplainRequest: _TypeAlias = StartExplainRequest  # noqa: Y015
 
@@ -319,22 +343,34 @@ class ListExplanationsRequest(_message.Message):
     JOB_ID_FIELD_NUMBER: _builtins.int
     PAGE_SIZE_FIELD_NUMBER: _builtins.int
     PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    MIN_QUALITY_FIELD_NUMBER: _builtins.int
+    PATTERN_CATEGORY_FIELD_NUMBER: _builtins.int
+    SAFETY_ASSESSMENT_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job. Required."""
     page_size: _builtins.int
     """Explanations a page. Default 50."""
     page_token: _builtins.str
     """next_page_token of the page before; empty for the first."""
+    min_quality: _builtins.float
+    """Only explanations of at least this quality. Default 0: all, failures too."""
+    pattern_category: _feature_pb2.PatternCategory.ValueType
+    """Only this category; unset for all."""
+    safety_assessment: _explanation_pb2.SafetyAssessment.ValueType
+    """Only this assessment; unset for all."""
     def __init__(
         self,
         *,
         job_id: _builtins.str = ...,
         page_size: _builtins.int | None = ...,
         page_token: _builtins.str = ...,
+        min_quality: _builtins.float = ...,
+        pattern_category: _feature_pb2.PatternCategory.ValueType = ...,
+        safety_assessment: _explanation_pb2.SafetyAssessment.ValueType = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "job_id", b"job_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "job_id", b"job_id", "min_quality", b"min_quality", "page_size", b"page_size", "page_token", b"page_token", "pattern_category", b"pattern_category", "safety_assessment", b"safety_assessment"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
     _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
@@ -525,25 +561,49 @@ Global___ListEnginesResponse: _TypeAlias = ListEnginesResponse  # noqa: Y015
 
 @_typing.final
 class ExplainFeatureRequest(_message.Message):
-    """Which feature."""
+    """Which feature, and with what."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     FIND_JOB_ID_FIELD_NUMBER: _builtins.int
     FEATURE_ID_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    SEED_FIELD_NUMBER: _builtins.int
+    BUDGET_USD_FIELD_NUMBER: _builtins.int
     find_job_id: _builtins.str
     """The Find job. Required."""
     feature_id: _builtins.int
     """Index of the feature in its SAE, from 0. Required."""
+    engine: _builtins.str
+    """Engine by its configured name. Default: the configured default, else lexical."""
+    model: _builtins.str
+    """Model of the engine. Default: the engine's own; refused for lexical."""
+    strategy: _explanation_pb2.Strategy.ValueType
+    """How evidence is put to the engine. Default top_and_contrast."""
+    audience: _explanation_pb2.Audience.ValueType
+    """Whom the explanation is for. Default engineer."""
+    seed: _builtins.int
+    """Seed, passed to the engine. Default 0."""
+    budget_usd: _builtins.float
+    """Most to spend where the engine costs money, US dollars. Default 0: such an engine is refused."""
     def __init__(
         self,
         *,
         find_job_id: _builtins.str = ...,
         feature_id: _builtins.int = ...,
+        engine: _builtins.str = ...,
+        model: _builtins.str = ...,
+        strategy: _explanation_pb2.Strategy.ValueType = ...,
+        audience: _explanation_pb2.Audience.ValueType = ...,
+        seed: _builtins.int = ...,
+        budget_usd: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["feature_id", b"feature_id", "find_job_id", b"find_job_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["audience", b"audience", "budget_usd", b"budget_usd", "engine", b"engine", "feature_id", b"feature_id", "find_job_id", b"find_job_id", "model", b"model", "seed", b"seed", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -590,16 +650,19 @@ class ReviewExplanationRequest(_message.Message):
     APPROVED_FIELD_NUMBER: _builtins.int
     CORRECTION_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
     job_id: _builtins.str
     """The job. Required."""
     feature_id: _builtins.int
     """Index of the feature in its SAE, from 0. Required."""
     approved: _builtins.bool
-    """Whether the explanation is right."""
+    """Whether the explanation is right as it stands. Without it and without a correction it is rejected."""
     correction: _builtins.str
-    """A better explanation; empty for none."""
+    """A better explanation: the verdict is then "corrected". Not together with approved. Empty for none."""
     reason: _builtins.str
-    """Why."""
+    """Why. Required unless approved."""
+    author: _builtins.str
+    """Who says so. Default: the caller's name as the service knows it."""
     def __init__(
         self,
         *,
@@ -608,10 +671,11 @@ class ReviewExplanationRequest(_message.Message):
         approved: _builtins.bool = ...,
         correction: _builtins.str = ...,
         reason: _builtins.str = ...,
+        author: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "correction", b"correction", "feature_id", b"feature_id", "job_id", b"job_id", "reason", b"reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["approved", b"approved", "author", b"author", "correction", b"correction", "feature_id", b"feature_id", "job_id", b"job_id", "reason", b"reason"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -626,7 +690,7 @@ class ReviewExplanationResponse(_message.Message):
     EXPLANATION_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def explanation(self) -> _explanation_pb2.Explanation:
-        """The explanation."""
+        """The explanation with the verdict."""
 
     def __init__(
         self,
@@ -640,3 +704,697 @@ class ReviewExplanationResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ReviewExplanationResponse: _TypeAlias = ReviewExplanationResponse  # noqa: Y015
+
+@_typing.final
+class ListReviewsRequest(_message.Message):
+    """Which reviews."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    DECIDED_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """Only this run; empty for all completed ones."""
+    decided: _builtins.bool
+    """What was decided instead of what waits. Default false."""
+    page_size: _builtins.int
+    """Rows a page. Default 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        decided: _builtins.bool = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "decided", b"decided", "job_id", b"job_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___ListReviewsRequest: _TypeAlias = ListReviewsRequest  # noqa: Y015
+
+@_typing.final
+class ReviewItem(_message.Message):
+    """An explanation that waits for a person, or that one has decided about."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The run."""
+    @_builtins.property
+    def explanation(self) -> _explanation_pb2.Explanation:
+        """The explanation, with its flags and, where there is one, its review."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        explanation: _explanation_pb2.Explanation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ReviewItem: _TypeAlias = ReviewItem  # noqa: Y015
+
+@_typing.final
+class ListReviewsResponse(_message.Message):
+    """A page of the queue."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ITEMS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_ITEMS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    total_items: _builtins.int
+    """Rows in all pages together."""
+    @_builtins.property
+    def items(self) -> _containers.RepeatedCompositeFieldContainer[Global___ReviewItem]:
+        """Most urgent first: requires_review, concerning, then the lowest quality; decided ones newest first."""
+
+    def __init__(
+        self,
+        *,
+        items: _abc.Iterable[Global___ReviewItem] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_items: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["items", b"items", "next_page_token", b"next_page_token", "total_items", b"total_items"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListReviewsResponse: _TypeAlias = ListReviewsResponse  # noqa: Y015
+
+@_typing.final
+class SearchExplanationsRequest(_message.Message):
+    """What to search for."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    QUERY_FIELD_NUMBER: _builtins.int
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    MIN_QUALITY_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    query: _builtins.str
+    """Words that must all occur in explanation or keywords; a word may end in * for its beginnings, and "..." is a phrase. Required."""
+    job_id: _builtins.str
+    """Only this run; empty for all completed ones."""
+    min_quality: _builtins.float
+    """Only explanations of at least this quality. Default 0."""
+    page_size: _builtins.int
+    """Rows a page. Default 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        query: _builtins.str = ...,
+        job_id: _builtins.str = ...,
+        min_quality: _builtins.float = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "job_id", b"job_id", "min_quality", b"min_quality", "page_size", b"page_size", "page_token", b"page_token", "query", b"query"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___SearchExplanationsRequest: _TypeAlias = SearchExplanationsRequest  # noqa: Y015
+
+@_typing.final
+class FoundExplanation(_message.Message):
+    """An explanation that was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    EXPLANATION_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The run."""
+    @_builtins.property
+    def explanation(self) -> _explanation_pb2.Explanation:
+        """The explanation."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        explanation: _explanation_pb2.Explanation | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["explanation", b"explanation", "job_id", b"job_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FoundExplanation: _TypeAlias = FoundExplanation  # noqa: Y015
+
+@_typing.final
+class SearchExplanationsResponse(_message.Message):
+    """A page of what was found."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FOUND_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_FOUND_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    total_found: _builtins.int
+    """Rows in all pages together."""
+    @_builtins.property
+    def found(self) -> _containers.RepeatedCompositeFieldContainer[Global___FoundExplanation]:
+        """Best match first."""
+
+    def __init__(
+        self,
+        *,
+        found: _abc.Iterable[Global___FoundExplanation] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_found: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["found", b"found", "next_page_token", b"next_page_token", "total_found", b"total_found"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___SearchExplanationsResponse: _TypeAlias = SearchExplanationsResponse  # noqa: Y015
+
+@_typing.final
+class CompareExplainsRequest(_message.Message):
+    """Which runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """One run. Required."""
+    other: _builtins.str
+    """The other run. Required."""
+    page_size: _builtins.int
+    """Rows a page. Default 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        other: _builtins.str = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "job_id", b"job_id", "other", b"other", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___CompareExplainsRequest: _TypeAlias = CompareExplainsRequest  # noqa: Y015
+
+@_typing.final
+class ExplanationPair(_message.Message):
+    """One feature in both runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FEATURE_ID_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    QUALITY_CHANGE_FIELD_NUMBER: _builtins.int
+    feature_id: _builtins.int
+    """The feature."""
+    quality_change: _builtins.float
+    """Quality in the other run less that in the first; absent where either failed."""
+    @_builtins.property
+    def first(self) -> _explanation_pb2.Explanation:
+        """In the first run."""
+
+    @_builtins.property
+    def other(self) -> _explanation_pb2.Explanation:
+        """In the other run."""
+
+    def __init__(
+        self,
+        *,
+        feature_id: _builtins.int = ...,
+        first: _explanation_pb2.Explanation | None = ...,
+        other: _explanation_pb2.Explanation | None = ...,
+        quality_change: _builtins.float | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_quality_change", b"_quality_change", "first", b"first", "other", b"other", "quality_change", b"quality_change"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_quality_change", b"_quality_change", "feature_id", b"feature_id", "first", b"first", "other", b"other", "quality_change", b"quality_change"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__quality_change: _TypeAlias = _typing.Literal["quality_change"]  # noqa: Y015
+    _WhichOneofArgType__quality_change: _TypeAlias = _typing.Literal["_quality_change", b"_quality_change"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__quality_change) -> _WhichOneofReturnType__quality_change | None: ...
+
+Global___ExplanationPair: _TypeAlias = ExplanationPair  # noqa: Y015
+
+@_typing.final
+class CompareExplainsResponse(_message.Message):
+    """How two runs compare; the same on every page but for pairs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PAIRS_FIELD_NUMBER: _builtins.int
+    FIRST_FIELD_NUMBER: _builtins.int
+    OTHER_FIELD_NUMBER: _builtins.int
+    QUALITY_CHANGE_AVERAGE_FIELD_NUMBER: _builtins.int
+    QUALITY_CHANGE_LOW_FIELD_NUMBER: _builtins.int
+    QUALITY_CHANGE_HIGH_FIELD_NUMBER: _builtins.int
+    ONLY_FIRST_FIELD_NUMBER: _builtins.int
+    ONLY_OTHER_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_PAIRS_FIELD_NUMBER: _builtins.int
+    quality_change_average: _builtins.float
+    """Mean of quality_change."""
+    quality_change_low: _builtins.float
+    """Lower end of its 95 % interval, bootstrapped over features."""
+    quality_change_high: _builtins.float
+    """Upper end."""
+    only_first: _builtins.int
+    """Features that only the first run explained."""
+    only_other: _builtins.int
+    """Features that only the other run explained."""
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    total_pairs: _builtins.int
+    """Rows in all pages together."""
+    @_builtins.property
+    def pairs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplanationPair]:
+        """Largest change of quality first."""
+
+    @_builtins.property
+    def first(self) -> _explanation_pb2.SummaryInsights:
+        """The first run over the features that both explained."""
+
+    @_builtins.property
+    def other(self) -> _explanation_pb2.SummaryInsights:
+        """The other run over the same."""
+
+    def __init__(
+        self,
+        *,
+        pairs: _abc.Iterable[Global___ExplanationPair] | None = ...,
+        first: _explanation_pb2.SummaryInsights | None = ...,
+        other: _explanation_pb2.SummaryInsights | None = ...,
+        quality_change_average: _builtins.float = ...,
+        quality_change_low: _builtins.float = ...,
+        quality_change_high: _builtins.float = ...,
+        only_first: _builtins.int = ...,
+        only_other: _builtins.int = ...,
+        next_page_token: _builtins.str = ...,
+        total_pairs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "other", b"other"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["first", b"first", "next_page_token", b"next_page_token", "only_first", b"only_first", "only_other", b"only_other", "other", b"other", "pairs", b"pairs", "quality_change_average", b"quality_change_average", "quality_change_high", b"quality_change_high", "quality_change_low", b"quality_change_low", "total_pairs", b"total_pairs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___CompareExplainsResponse: _TypeAlias = CompareExplainsResponse  # noqa: Y015
+
+@_typing.final
+class ListExplainHistoryRequest(_message.Message):
+    """Which runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FIND_JOB_ID_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    find_job_id: _builtins.str
+    """Only runs over this Find job; empty for all."""
+    page_size: _builtins.int
+    """Rows a page. Default 50."""
+    page_token: _builtins.str
+    """next_page_token of the page before; empty for the first."""
+    def __init__(
+        self,
+        *,
+        find_job_id: _builtins.str = ...,
+        page_size: _builtins.int | None = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "page_size", b"page_size"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_page_size", b"_page_size", "find_job_id", b"find_job_id", "page_size", b"page_size", "page_token", b"page_token"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__page_size: _TypeAlias = _typing.Literal["page_size"]  # noqa: Y015
+    _WhichOneofArgType__page_size: _TypeAlias = _typing.Literal["_page_size", b"_page_size"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__page_size) -> _WhichOneofReturnType__page_size | None: ...
+
+Global___ListExplainHistoryRequest: _TypeAlias = ListExplainHistoryRequest  # noqa: Y015
+
+@_typing.final
+class ExplainRun(_message.Message):
+    """A completed run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    JOB_ID_FIELD_NUMBER: _builtins.int
+    FIND_JOB_ID_FIELD_NUMBER: _builtins.int
+    ENGINE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    COMPLETED_AT_FIELD_NUMBER: _builtins.int
+    SUMMARY_INSIGHTS_FIELD_NUMBER: _builtins.int
+    job_id: _builtins.str
+    """The run."""
+    find_job_id: _builtins.str
+    """The Find job that it explained."""
+    engine: _builtins.str
+    """Engine that was asked for."""
+    model: _builtins.str
+    """Model that was asked for; empty for the engine's own."""
+    @_builtins.property
+    def completed_at(self) -> _timestamp_pb2.Timestamp:
+        """When it completed."""
+
+    @_builtins.property
+    def summary_insights(self) -> _explanation_pb2.SummaryInsights:
+        """Its counts and averages."""
+
+    def __init__(
+        self,
+        *,
+        job_id: _builtins.str = ...,
+        find_job_id: _builtins.str = ...,
+        engine: _builtins.str = ...,
+        model: _builtins.str = ...,
+        completed_at: _timestamp_pb2.Timestamp | None = ...,
+        summary_insights: _explanation_pb2.SummaryInsights | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "summary_insights", b"summary_insights"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["completed_at", b"completed_at", "engine", b"engine", "find_job_id", b"find_job_id", "job_id", b"job_id", "model", b"model", "summary_insights", b"summary_insights"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ExplainRun: _TypeAlias = ExplainRun  # noqa: Y015
+
+@_typing.final
+class ListExplainHistoryResponse(_message.Message):
+    """A page of runs."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RUNS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_RUNS_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    """Token of the next page; empty on the last."""
+    total_runs: _builtins.int
+    """Rows in all pages together."""
+    @_builtins.property
+    def runs(self) -> _containers.RepeatedCompositeFieldContainer[Global___ExplainRun]:
+        """Newest first."""
+
+    def __init__(
+        self,
+        *,
+        runs: _abc.Iterable[Global___ExplainRun] | None = ...,
+        next_page_token: _builtins.str = ...,
+        total_runs: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "runs", b"runs", "total_runs", b"total_runs"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListExplainHistoryResponse: _TypeAlias = ListExplainHistoryResponse  # noqa: Y015
+
+@_typing.final
+class WatchEnginesRequest(_message.Message):
+    """Which engines."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    """Only this engine; empty for all."""
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchEnginesRequest: _TypeAlias = WatchEnginesRequest  # noqa: Y015
+
+@_typing.final
+class WatchEnginesResponse(_message.Message):
+    """An engine as it stands now, or a sign of life."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def engine(self) -> _explanation_pb2.Engine:
+        """The engine; absent in a heartbeat, which comes every 15 seconds where nothing changes."""
+
+    def __init__(
+        self,
+        *,
+        engine: _explanation_pb2.Engine | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___WatchEnginesResponse: _TypeAlias = WatchEnginesResponse  # noqa: Y015
+
+@_typing.final
+class StartEngineRequest(_message.Message):
+    """What to start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    """The engine, by its configured name. Required."""
+    model: _builtins.str
+    """Model to serve. Default: the configured one."""
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartEngineRequest: _TypeAlias = StartEngineRequest  # noqa: Y015
+
+@_typing.final
+class StartEngineResponse(_message.Message):
+    """Started."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def engine(self) -> _explanation_pb2.Engine:
+        """The engine as it stands now."""
+
+    def __init__(
+        self,
+        *,
+        engine: _explanation_pb2.Engine | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StartEngineResponse: _TypeAlias = StartEngineResponse  # noqa: Y015
+
+@_typing.final
+class StopEngineRequest(_message.Message):
+    """What to stop."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    DRAIN_SECONDS_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    """The engine, by its configured name. Required."""
+    drain_seconds: _builtins.int
+    """Seconds that it may take to finish what it works on. Default 60."""
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        drain_seconds: _builtins.int | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_drain_seconds", b"_drain_seconds", "drain_seconds", b"drain_seconds"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_drain_seconds", b"_drain_seconds", "drain_seconds", b"drain_seconds", "engine", b"engine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__drain_seconds: _TypeAlias = _typing.Literal["drain_seconds"]  # noqa: Y015
+    _WhichOneofArgType__drain_seconds: _TypeAlias = _typing.Literal["_drain_seconds", b"_drain_seconds"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__drain_seconds) -> _WhichOneofReturnType__drain_seconds | None: ...
+
+Global___StopEngineRequest: _TypeAlias = StopEngineRequest  # noqa: Y015
+
+@_typing.final
+class StopEngineResponse(_message.Message):
+    """Stopping."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def engine(self) -> _explanation_pb2.Engine:
+        """The engine as it stands now."""
+
+    def __init__(
+        self,
+        *,
+        engine: _explanation_pb2.Engine | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StopEngineResponse: _TypeAlias = StopEngineResponse  # noqa: Y015
+
+@_typing.final
+class LoadModelRequest(_message.Message):
+    """What to load."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    """The engine, by its configured name. Required."""
+    model: _builtins.str
+    """The model, by the name that the engine knows. Required."""
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelRequest: _TypeAlias = LoadModelRequest  # noqa: Y015
+
+@_typing.final
+class LoadModelResponse(_message.Message):
+    """Loading."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def engine(self) -> _explanation_pb2.Engine:
+        """The engine as it stands now."""
+
+    def __init__(
+        self,
+        *,
+        engine: _explanation_pb2.Engine | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LoadModelResponse: _TypeAlias = LoadModelResponse  # noqa: Y015
+
+@_typing.final
+class UnloadModelRequest(_message.Message):
+    """What to unload."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    """The engine, by its configured name. Required."""
+    model: _builtins.str
+    """The model. Required."""
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        model: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine", "model", b"model"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelRequest: _TypeAlias = UnloadModelRequest  # noqa: Y015
+
+@_typing.final
+class UnloadModelResponse(_message.Message):
+    """Unloaded."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def engine(self) -> _explanation_pb2.Engine:
+        """The engine as it stands now."""
+
+    def __init__(
+        self,
+        *,
+        engine: _explanation_pb2.Engine | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["engine", b"engine"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UnloadModelResponse: _TypeAlias = UnloadModelResponse  # noqa: Y015

@@ -80,6 +80,51 @@ class ExplainServiceStub:
                 request_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ReviewExplanationRequest.SerializeToString,
                 response_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ReviewExplanationResponse.FromString,
                 _registered_method=True)
+        self.ListReviews = channel.unary_unary(
+                '/mistudio.explain.v1.ExplainService/ListReviews',
+                request_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ListReviewsRequest.SerializeToString,
+                response_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ListReviewsResponse.FromString,
+                _registered_method=True)
+        self.SearchExplanations = channel.unary_unary(
+                '/mistudio.explain.v1.ExplainService/SearchExplanations',
+                request_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.SearchExplanationsRequest.SerializeToString,
+                response_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.SearchExplanationsResponse.FromString,
+                _registered_method=True)
+        self.CompareExplains = channel.unary_unary(
+                '/mistudio.explain.v1.ExplainService/CompareExplains',
+                request_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.CompareExplainsRequest.SerializeToString,
+                response_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.CompareExplainsResponse.FromString,
+                _registered_method=True)
+        self.ListExplainHistory = channel.unary_unary(
+                '/mistudio.explain.v1.ExplainService/ListExplainHistory',
+                request_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ListExplainHistoryRequest.SerializeToString,
+                response_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ListExplainHistoryResponse.FromString,
+                _registered_method=True)
+        self.WatchEngines = channel.unary_stream(
+                '/mistudio.explain.v1.ExplainService/WatchEngines',
+                request_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.WatchEnginesRequest.SerializeToString,
+                response_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.WatchEnginesResponse.FromString,
+                _registered_method=True)
+        self.StartEngine = channel.unary_unary(
+                '/mistudio.explain.v1.ExplainService/StartEngine',
+                request_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.StartEngineRequest.SerializeToString,
+                response_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.StartEngineResponse.FromString,
+                _registered_method=True)
+        self.StopEngine = channel.unary_unary(
+                '/mistudio.explain.v1.ExplainService/StopEngine',
+                request_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.StopEngineRequest.SerializeToString,
+                response_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.StopEngineResponse.FromString,
+                _registered_method=True)
+        self.LoadModel = channel.unary_unary(
+                '/mistudio.explain.v1.ExplainService/LoadModel',
+                request_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.LoadModelRequest.SerializeToString,
+                response_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.LoadModelResponse.FromString,
+                _registered_method=True)
+        self.UnloadModel = channel.unary_unary(
+                '/mistudio.explain.v1.ExplainService/UnloadModel',
+                request_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.UnloadModelRequest.SerializeToString,
+                response_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.UnloadModelResponse.FromString,
+                _registered_method=True)
 
 
 class ExplainServiceServicer:
@@ -136,14 +181,77 @@ class ExplainServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ExplainFeature(self, request, context):
-        """Writes one explanation token by token. Answers UNSUPPORTED in this release.
+        """Writes one explanation token by token, then gives the whole with its quality; nothing is stored. Ends when the caller goes. Errors: INVALID_FIELD, UNSUPPORTED, JOB_NOT_FOUND, JOB_NOT_READY, FEATURE_NOT_FOUND, ENGINE_NOT_FOUND, ENGINE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ReviewExplanation(self, request, context):
-        """Records a person's verdict on an explanation. Answers UNSUPPORTED in this release.
+        """Records a person's verdict on an explanation; a later one replaces it and the earlier one is kept. Errors: INVALID_FIELD, JOB_NOT_FOUND, JOB_NOT_READY, FEATURE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListReviews(self, request, context):
+        """Lists what people should look at, most urgent first, or what they decided. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def SearchExplanations(self, request, context):
+        """Searches the explanations of all completed runs, or of one. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CompareExplains(self, request, context):
+        """Compares two runs over the features that both explained. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED where they explain different SAEs.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListExplainHistory(self, request, context):
+        """Lists completed runs with what they explained and how well, newest first. Errors: INVALID_FIELD.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def WatchEngines(self, request, context):
+        """Streams where the engines stand: all of them first, then each as it changes. Errors: ENGINE_NOT_FOUND.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StartEngine(self, request, context):
+        """Starts a managed engine; answers at once, WatchEngines shows it become ready. Idempotent. Errors: ENGINE_NOT_FOUND, UNSUPPORTED, INVALID_FIELD, ENGINE_UNAVAILABLE, LIMIT_REACHED where the model fits no device.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def StopEngine(self, request, context):
+        """Stops a managed engine after what it works on. Idempotent. Errors: ENGINE_NOT_FOUND, UNSUPPORTED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def LoadModel(self, request, context):
+        """Loads a model, pulling it first where the engine can; answers at once, WatchEngines shows the progress. Errors: ENGINE_NOT_FOUND, UNSUPPORTED, ENGINE_UNAVAILABLE, MODEL_NOT_FOUND with the models there are, LIMIT_REACHED.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def UnloadModel(self, request, context):
+        """Takes a model out of memory. Idempotent. Errors: ENGINE_NOT_FOUND, UNSUPPORTED, ENGINE_UNAVAILABLE.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -196,6 +304,51 @@ def add_ExplainServiceServicer_to_server(servicer, server):
                     servicer.ReviewExplanation,
                     request_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ReviewExplanationRequest.FromString,
                     response_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ReviewExplanationResponse.SerializeToString,
+            ),
+            'ListReviews': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListReviews,
+                    request_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ListReviewsRequest.FromString,
+                    response_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ListReviewsResponse.SerializeToString,
+            ),
+            'SearchExplanations': grpc.unary_unary_rpc_method_handler(
+                    servicer.SearchExplanations,
+                    request_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.SearchExplanationsRequest.FromString,
+                    response_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.SearchExplanationsResponse.SerializeToString,
+            ),
+            'CompareExplains': grpc.unary_unary_rpc_method_handler(
+                    servicer.CompareExplains,
+                    request_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.CompareExplainsRequest.FromString,
+                    response_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.CompareExplainsResponse.SerializeToString,
+            ),
+            'ListExplainHistory': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListExplainHistory,
+                    request_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ListExplainHistoryRequest.FromString,
+                    response_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ListExplainHistoryResponse.SerializeToString,
+            ),
+            'WatchEngines': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchEngines,
+                    request_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.WatchEnginesRequest.FromString,
+                    response_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.WatchEnginesResponse.SerializeToString,
+            ),
+            'StartEngine': grpc.unary_unary_rpc_method_handler(
+                    servicer.StartEngine,
+                    request_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.StartEngineRequest.FromString,
+                    response_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.StartEngineResponse.SerializeToString,
+            ),
+            'StopEngine': grpc.unary_unary_rpc_method_handler(
+                    servicer.StopEngine,
+                    request_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.StopEngineRequest.FromString,
+                    response_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.StopEngineResponse.SerializeToString,
+            ),
+            'LoadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.LoadModel,
+                    request_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.LoadModelRequest.FromString,
+                    response_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.LoadModelResponse.SerializeToString,
+            ),
+            'UnloadModel': grpc.unary_unary_rpc_method_handler(
+                    servicer.UnloadModel,
+                    request_deserializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.UnloadModelRequest.FromString,
+                    response_serializer=mistudio_dot_explain_dot_v1_dot_explain__service__pb2.UnloadModelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -442,6 +595,249 @@ class ExplainService:
             '/mistudio.explain.v1.ExplainService/ReviewExplanation',
             mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ReviewExplanationRequest.SerializeToString,
             mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ReviewExplanationResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListReviews(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mistudio.explain.v1.ExplainService/ListReviews',
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ListReviewsRequest.SerializeToString,
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ListReviewsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def SearchExplanations(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mistudio.explain.v1.ExplainService/SearchExplanations',
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.SearchExplanationsRequest.SerializeToString,
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.SearchExplanationsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CompareExplains(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mistudio.explain.v1.ExplainService/CompareExplains',
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.CompareExplainsRequest.SerializeToString,
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.CompareExplainsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListExplainHistory(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mistudio.explain.v1.ExplainService/ListExplainHistory',
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ListExplainHistoryRequest.SerializeToString,
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.ListExplainHistoryResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchEngines(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/mistudio.explain.v1.ExplainService/WatchEngines',
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.WatchEnginesRequest.SerializeToString,
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.WatchEnginesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StartEngine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mistudio.explain.v1.ExplainService/StartEngine',
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.StartEngineRequest.SerializeToString,
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.StartEngineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def StopEngine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mistudio.explain.v1.ExplainService/StopEngine',
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.StopEngineRequest.SerializeToString,
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.StopEngineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def LoadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mistudio.explain.v1.ExplainService/LoadModel',
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.LoadModelRequest.SerializeToString,
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.LoadModelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UnloadModel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/mistudio.explain.v1.ExplainService/UnloadModel',
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.UnloadModelRequest.SerializeToString,
+            mistudio_dot_explain_dot_v1_dot_explain__service__pb2.UnloadModelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -48,9 +48,27 @@ class ExplainServiceStub:
     ListEngines: _grpc.UnaryUnaryMultiCallable[_explain_service_pb2.ListEnginesRequest, _explain_service_pb2.ListEnginesResponse]
     """Lists the engines that requests can name."""
     ExplainFeature: _grpc.UnaryStreamMultiCallable[_explain_service_pb2.ExplainFeatureRequest, _explain_service_pb2.ExplainFeatureResponse]
-    """Writes one explanation token by token. Answers UNSUPPORTED in this release."""
+    """Writes one explanation token by token, then gives the whole with its quality; nothing is stored. Ends when the caller goes. Errors: INVALID_FIELD, UNSUPPORTED, JOB_NOT_FOUND, JOB_NOT_READY, FEATURE_NOT_FOUND, ENGINE_NOT_FOUND, ENGINE_UNAVAILABLE."""
     ReviewExplanation: _grpc.UnaryUnaryMultiCallable[_explain_service_pb2.ReviewExplanationRequest, _explain_service_pb2.ReviewExplanationResponse]
-    """Records a person's verdict on an explanation. Answers UNSUPPORTED in this release."""
+    """Records a person's verdict on an explanation; a later one replaces it and the earlier one is kept. Errors: INVALID_FIELD, JOB_NOT_FOUND, JOB_NOT_READY, FEATURE_NOT_FOUND."""
+    ListReviews: _grpc.UnaryUnaryMultiCallable[_explain_service_pb2.ListReviewsRequest, _explain_service_pb2.ListReviewsResponse]
+    """Lists what people should look at, most urgent first, or what they decided. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD."""
+    SearchExplanations: _grpc.UnaryUnaryMultiCallable[_explain_service_pb2.SearchExplanationsRequest, _explain_service_pb2.SearchExplanationsResponse]
+    """Searches the explanations of all completed runs, or of one. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD."""
+    CompareExplains: _grpc.UnaryUnaryMultiCallable[_explain_service_pb2.CompareExplainsRequest, _explain_service_pb2.CompareExplainsResponse]
+    """Compares two runs over the features that both explained. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED where they explain different SAEs."""
+    ListExplainHistory: _grpc.UnaryUnaryMultiCallable[_explain_service_pb2.ListExplainHistoryRequest, _explain_service_pb2.ListExplainHistoryResponse]
+    """Lists completed runs with what they explained and how well, newest first. Errors: INVALID_FIELD."""
+    WatchEngines: _grpc.UnaryStreamMultiCallable[_explain_service_pb2.WatchEnginesRequest, _explain_service_pb2.WatchEnginesResponse]
+    """Streams where the engines stand: all of them first, then each as it changes. Errors: ENGINE_NOT_FOUND."""
+    StartEngine: _grpc.UnaryUnaryMultiCallable[_explain_service_pb2.StartEngineRequest, _explain_service_pb2.StartEngineResponse]
+    """Starts a managed engine; answers at once, WatchEngines shows it become ready. Idempotent. Errors: ENGINE_NOT_FOUND, UNSUPPORTED, INVALID_FIELD, ENGINE_UNAVAILABLE, LIMIT_REACHED where the model fits no device."""
+    StopEngine: _grpc.UnaryUnaryMultiCallable[_explain_service_pb2.StopEngineRequest, _explain_service_pb2.StopEngineResponse]
+    """Stops a managed engine after what it works on. Idempotent. Errors: ENGINE_NOT_FOUND, UNSUPPORTED."""
+    LoadModel: _grpc.UnaryUnaryMultiCallable[_explain_service_pb2.LoadModelRequest, _explain_service_pb2.LoadModelResponse]
+    """Loads a model, pulling it first where the engine can; answers at once, WatchEngines shows the progress. Errors: ENGINE_NOT_FOUND, UNSUPPORTED, ENGINE_UNAVAILABLE, MODEL_NOT_FOUND with the models there are, LIMIT_REACHED."""
+    UnloadModel: _grpc.UnaryUnaryMultiCallable[_explain_service_pb2.UnloadModelRequest, _explain_service_pb2.UnloadModelResponse]
+    """Takes a model out of memory. Idempotent. Errors: ENGINE_NOT_FOUND, UNSUPPORTED, ENGINE_UNAVAILABLE."""
 
 @_typing.type_check_only
 class ExplainServiceAsyncStub(ExplainServiceStub):
@@ -72,9 +90,27 @@ class ExplainServiceAsyncStub(ExplainServiceStub):
     ListEngines: _aio.UnaryUnaryMultiCallable[_explain_service_pb2.ListEnginesRequest, _explain_service_pb2.ListEnginesResponse]  # type: ignore[assignment]
     """Lists the engines that requests can name."""
     ExplainFeature: _aio.UnaryStreamMultiCallable[_explain_service_pb2.ExplainFeatureRequest, _explain_service_pb2.ExplainFeatureResponse]  # type: ignore[assignment]
-    """Writes one explanation token by token. Answers UNSUPPORTED in this release."""
+    """Writes one explanation token by token, then gives the whole with its quality; nothing is stored. Ends when the caller goes. Errors: INVALID_FIELD, UNSUPPORTED, JOB_NOT_FOUND, JOB_NOT_READY, FEATURE_NOT_FOUND, ENGINE_NOT_FOUND, ENGINE_UNAVAILABLE."""
     ReviewExplanation: _aio.UnaryUnaryMultiCallable[_explain_service_pb2.ReviewExplanationRequest, _explain_service_pb2.ReviewExplanationResponse]  # type: ignore[assignment]
-    """Records a person's verdict on an explanation. Answers UNSUPPORTED in this release."""
+    """Records a person's verdict on an explanation; a later one replaces it and the earlier one is kept. Errors: INVALID_FIELD, JOB_NOT_FOUND, JOB_NOT_READY, FEATURE_NOT_FOUND."""
+    ListReviews: _aio.UnaryUnaryMultiCallable[_explain_service_pb2.ListReviewsRequest, _explain_service_pb2.ListReviewsResponse]  # type: ignore[assignment]
+    """Lists what people should look at, most urgent first, or what they decided. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD."""
+    SearchExplanations: _aio.UnaryUnaryMultiCallable[_explain_service_pb2.SearchExplanationsRequest, _explain_service_pb2.SearchExplanationsResponse]  # type: ignore[assignment]
+    """Searches the explanations of all completed runs, or of one. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD."""
+    CompareExplains: _aio.UnaryUnaryMultiCallable[_explain_service_pb2.CompareExplainsRequest, _explain_service_pb2.CompareExplainsResponse]  # type: ignore[assignment]
+    """Compares two runs over the features that both explained. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED where they explain different SAEs."""
+    ListExplainHistory: _aio.UnaryUnaryMultiCallable[_explain_service_pb2.ListExplainHistoryRequest, _explain_service_pb2.ListExplainHistoryResponse]  # type: ignore[assignment]
+    """Lists completed runs with what they explained and how well, newest first. Errors: INVALID_FIELD."""
+    WatchEngines: _aio.UnaryStreamMultiCallable[_explain_service_pb2.WatchEnginesRequest, _explain_service_pb2.WatchEnginesResponse]  # type: ignore[assignment]
+    """Streams where the engines stand: all of them first, then each as it changes. Errors: ENGINE_NOT_FOUND."""
+    StartEngine: _aio.UnaryUnaryMultiCallable[_explain_service_pb2.StartEngineRequest, _explain_service_pb2.StartEngineResponse]  # type: ignore[assignment]
+    """Starts a managed engine; answers at once, WatchEngines shows it become ready. Idempotent. Errors: ENGINE_NOT_FOUND, UNSUPPORTED, INVALID_FIELD, ENGINE_UNAVAILABLE, LIMIT_REACHED where the model fits no device."""
+    StopEngine: _aio.UnaryUnaryMultiCallable[_explain_service_pb2.StopEngineRequest, _explain_service_pb2.StopEngineResponse]  # type: ignore[assignment]
+    """Stops a managed engine after what it works on. Idempotent. Errors: ENGINE_NOT_FOUND, UNSUPPORTED."""
+    LoadModel: _aio.UnaryUnaryMultiCallable[_explain_service_pb2.LoadModelRequest, _explain_service_pb2.LoadModelResponse]  # type: ignore[assignment]
+    """Loads a model, pulling it first where the engine can; answers at once, WatchEngines shows the progress. Errors: ENGINE_NOT_FOUND, UNSUPPORTED, ENGINE_UNAVAILABLE, MODEL_NOT_FOUND with the models there are, LIMIT_REACHED."""
+    UnloadModel: _aio.UnaryUnaryMultiCallable[_explain_service_pb2.UnloadModelRequest, _explain_service_pb2.UnloadModelResponse]  # type: ignore[assignment]
+    """Takes a model out of memory. Idempotent. Errors: ENGINE_NOT_FOUND, UNSUPPORTED, ENGINE_UNAVAILABLE."""
 
 class ExplainServiceServicer(metaclass=_abc_1.ABCMeta):
     """Starts explanation runs and answers about them."""
@@ -141,7 +177,7 @@ class ExplainServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _explain_service_pb2.ExplainFeatureRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_explain_service_pb2.ExplainFeatureResponse], _abc.AsyncIterator[_explain_service_pb2.ExplainFeatureResponse]]:
-        """Writes one explanation token by token. Answers UNSUPPORTED in this release."""
+        """Writes one explanation token by token, then gives the whole with its quality; nothing is stored. Ends when the caller goes. Errors: INVALID_FIELD, UNSUPPORTED, JOB_NOT_FOUND, JOB_NOT_READY, FEATURE_NOT_FOUND, ENGINE_NOT_FOUND, ENGINE_UNAVAILABLE."""
 
     @_abc_1.abstractmethod
     def ReviewExplanation(
@@ -149,6 +185,78 @@ class ExplainServiceServicer(metaclass=_abc_1.ABCMeta):
         request: _explain_service_pb2.ReviewExplanationRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_explain_service_pb2.ReviewExplanationResponse, _abc.Awaitable[_explain_service_pb2.ReviewExplanationResponse]]:
-        """Records a person's verdict on an explanation. Answers UNSUPPORTED in this release."""
+        """Records a person's verdict on an explanation; a later one replaces it and the earlier one is kept. Errors: INVALID_FIELD, JOB_NOT_FOUND, JOB_NOT_READY, FEATURE_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def ListReviews(
+        self,
+        request: _explain_service_pb2.ListReviewsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_explain_service_pb2.ListReviewsResponse, _abc.Awaitable[_explain_service_pb2.ListReviewsResponse]]:
+        """Lists what people should look at, most urgent first, or what they decided. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD."""
+
+    @_abc_1.abstractmethod
+    def SearchExplanations(
+        self,
+        request: _explain_service_pb2.SearchExplanationsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_explain_service_pb2.SearchExplanationsResponse, _abc.Awaitable[_explain_service_pb2.SearchExplanationsResponse]]:
+        """Searches the explanations of all completed runs, or of one. Errors: JOB_NOT_FOUND, JOB_NOT_READY, INVALID_FIELD."""
+
+    @_abc_1.abstractmethod
+    def CompareExplains(
+        self,
+        request: _explain_service_pb2.CompareExplainsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_explain_service_pb2.CompareExplainsResponse, _abc.Awaitable[_explain_service_pb2.CompareExplainsResponse]]:
+        """Compares two runs over the features that both explained. Errors: JOB_NOT_FOUND, JOB_NOT_READY, UNSUPPORTED where they explain different SAEs."""
+
+    @_abc_1.abstractmethod
+    def ListExplainHistory(
+        self,
+        request: _explain_service_pb2.ListExplainHistoryRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_explain_service_pb2.ListExplainHistoryResponse, _abc.Awaitable[_explain_service_pb2.ListExplainHistoryResponse]]:
+        """Lists completed runs with what they explained and how well, newest first. Errors: INVALID_FIELD."""
+
+    @_abc_1.abstractmethod
+    def WatchEngines(
+        self,
+        request: _explain_service_pb2.WatchEnginesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_explain_service_pb2.WatchEnginesResponse], _abc.AsyncIterator[_explain_service_pb2.WatchEnginesResponse]]:
+        """Streams where the engines stand: all of them first, then each as it changes. Errors: ENGINE_NOT_FOUND."""
+
+    @_abc_1.abstractmethod
+    def StartEngine(
+        self,
+        request: _explain_service_pb2.StartEngineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_explain_service_pb2.StartEngineResponse, _abc.Awaitable[_explain_service_pb2.StartEngineResponse]]:
+        """Starts a managed engine; answers at once, WatchEngines shows it become ready. Idempotent. Errors: ENGINE_NOT_FOUND, UNSUPPORTED, INVALID_FIELD, ENGINE_UNAVAILABLE, LIMIT_REACHED where the model fits no device."""
+
+    @_abc_1.abstractmethod
+    def StopEngine(
+        self,
+        request: _explain_service_pb2.StopEngineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_explain_service_pb2.StopEngineResponse, _abc.Awaitable[_explain_service_pb2.StopEngineResponse]]:
+        """Stops a managed engine after what it works on. Idempotent. Errors: ENGINE_NOT_FOUND, UNSUPPORTED."""
+
+    @_abc_1.abstractmethod
+    def LoadModel(
+        self,
+        request: _explain_service_pb2.LoadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_explain_service_pb2.LoadModelResponse, _abc.Awaitable[_explain_service_pb2.LoadModelResponse]]:
+        """Loads a model, pulling it first where the engine can; answers at once, WatchEngines shows the progress. Errors: ENGINE_NOT_FOUND, UNSUPPORTED, ENGINE_UNAVAILABLE, MODEL_NOT_FOUND with the models there are, LIMIT_REACHED."""
+
+    @_abc_1.abstractmethod
+    def UnloadModel(
+        self,
+        request: _explain_service_pb2.UnloadModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_explain_service_pb2.UnloadModelResponse, _abc.Awaitable[_explain_service_pb2.UnloadModelResponse]]:
+        """Takes a model out of memory. Idempotent. Errors: ENGINE_NOT_FOUND, UNSUPPORTED, ENGINE_UNAVAILABLE."""
 
 def add_ExplainServiceServicer_to_server(servicer: ExplainServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -6,6 +6,7 @@ Nouns of Explain."""
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from mistudio.feature.v1 import feature_pb2 as _feature_pb2
@@ -150,6 +151,10 @@ class _StrategyEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Strategy.Val
     """Examples from every quantile."""
     STRATEGY_CONTRAST_PAIR: _Strategy.ValueType  # 3
     """Two similar features against each other."""
+    STRATEGY_PROMOTED_TOKENS: _Strategy.ValueType  # 4
+    """The tokens that the feature's direction makes the model say, beside the top examples; causal models only."""
+    STRATEGY_CODE: _Strategy.ValueType  # 5
+    """Top examples and contrast texts, put as source code."""
 
 class Strategy(_Strategy, metaclass=_StrategyEnumTypeWrapper):
     """How evidence is put to the engine."""
@@ -162,6 +167,10 @@ STRATEGY_QUANTILES: Strategy.ValueType  # 2
 """Examples from every quantile."""
 STRATEGY_CONTRAST_PAIR: Strategy.ValueType  # 3
 """Two similar features against each other."""
+STRATEGY_PROMOTED_TOKENS: Strategy.ValueType  # 4
+"""The tokens that the feature's direction makes the model say, beside the top examples; causal models only."""
+STRATEGY_CODE: Strategy.ValueType  # 5
+"""Top examples and contrast texts, put as source code."""
 Global___Strategy: _TypeAlias = Strategy  # noqa: Y015
 
 class _ReportFormat:
@@ -182,6 +191,12 @@ class _ReportFormatEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ReportFo
     """CSV."""
     REPORT_FORMAT_TXT: _ReportFormat.ValueType  # 5
     """Plain text."""
+    REPORT_FORMAT_AUDIT_JSON: _ReportFormat.ValueType  # 6
+    """The audit report as JSON, with its digest."""
+    REPORT_FORMAT_AUDIT_HTML: _ReportFormat.ValueType  # 7
+    """The audit report as one self-contained page."""
+    REPORT_FORMAT_AUDIT_PDF: _ReportFormat.ValueType  # 8
+    """The audit report as PDF."""
 
 class ReportFormat(_ReportFormat, metaclass=_ReportFormatEnumTypeWrapper):
     """A form in which explanations are downloaded."""
@@ -198,7 +213,81 @@ REPORT_FORMAT_CSV: ReportFormat.ValueType  # 4
 """CSV."""
 REPORT_FORMAT_TXT: ReportFormat.ValueType  # 5
 """Plain text."""
+REPORT_FORMAT_AUDIT_JSON: ReportFormat.ValueType  # 6
+"""The audit report as JSON, with its digest."""
+REPORT_FORMAT_AUDIT_HTML: ReportFormat.ValueType  # 7
+"""The audit report as one self-contained page."""
+REPORT_FORMAT_AUDIT_PDF: ReportFormat.ValueType  # 8
+"""The audit report as PDF."""
 Global___ReportFormat: _TypeAlias = ReportFormat  # noqa: Y015
+
+class _Verdict:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _VerdictEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_Verdict.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    VERDICT_UNSPECIFIED: _Verdict.ValueType  # 0
+    """Not set: nobody has looked at it."""
+    VERDICT_APPROVED: _Verdict.ValueType  # 1
+    """Right as it stands."""
+    VERDICT_CORRECTED: _Verdict.ValueType  # 2
+    """Replaced by the reviewer's words."""
+    VERDICT_REJECTED: _Verdict.ValueType  # 3
+    """Wrong."""
+
+class Verdict(_Verdict, metaclass=_VerdictEnumTypeWrapper):
+    """What a person decided about an explanation."""
+
+VERDICT_UNSPECIFIED: Verdict.ValueType  # 0
+"""Not set: nobody has looked at it."""
+VERDICT_APPROVED: Verdict.ValueType  # 1
+"""Right as it stands."""
+VERDICT_CORRECTED: Verdict.ValueType  # 2
+"""Replaced by the reviewer's words."""
+VERDICT_REJECTED: Verdict.ValueType  # 3
+"""Wrong."""
+Global___Verdict: _TypeAlias = Verdict  # noqa: Y015
+
+class _EngineState:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _EngineStateEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_EngineState.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ENGINE_STATE_UNSPECIFIED: _EngineState.ValueType  # 0
+    """Not set: it has not been asked."""
+    ENGINE_STATE_STOPPED: _EngineState.ValueType  # 1
+    """Not running."""
+    ENGINE_STATE_STARTING: _EngineState.ValueType  # 2
+    """Starting, or loading its model."""
+    ENGINE_STATE_READY: _EngineState.ValueType  # 3
+    """Answers."""
+    ENGINE_STATE_DEGRADED: _EngineState.ValueType  # 4
+    """Some of its processes answer."""
+    ENGINE_STATE_DRAINING: _EngineState.ValueType  # 5
+    """Finishes what it has and takes nothing new."""
+    ENGINE_STATE_FAILED: _EngineState.ValueType  # 6
+    """Does not answer; message says why."""
+
+class EngineState(_EngineState, metaclass=_EngineStateEnumTypeWrapper):
+    """Where an engine or one of its processes stands."""
+
+ENGINE_STATE_UNSPECIFIED: EngineState.ValueType  # 0
+"""Not set: it has not been asked."""
+ENGINE_STATE_STOPPED: EngineState.ValueType  # 1
+"""Not running."""
+ENGINE_STATE_STARTING: EngineState.ValueType  # 2
+"""Starting, or loading its model."""
+ENGINE_STATE_READY: EngineState.ValueType  # 3
+"""Answers."""
+ENGINE_STATE_DEGRADED: EngineState.ValueType  # 4
+"""Some of its processes answer."""
+ENGINE_STATE_DRAINING: EngineState.ValueType  # 5
+"""Finishes what it has and takes nothing new."""
+ENGINE_STATE_FAILED: EngineState.ValueType  # 6
+"""Does not answer; message says why."""
+Global___EngineState: _TypeAlias = EngineState  # noqa: Y015
 
 @_typing.final
 class QualityParts(_message.Message):
@@ -216,6 +305,7 @@ class QualityParts(_message.Message):
     ACCURACY_LOW_FIELD_NUMBER: _builtins.int
     ACCURACY_HIGH_FIELD_NUMBER: _builtins.int
     ACCURACY_NEAR_FIELD_NUMBER: _builtins.int
+    JUDGE_FAILURES_FIELD_NUMBER: _builtins.int
     accuracy: _builtins.float
     """How well the explanation tells held-out activating from silent texts, 0 to 1."""
     clarity: _builtins.float
@@ -236,6 +326,8 @@ class QualityParts(_message.Message):
     """Upper end of accuracy's 95 % interval."""
     accuracy_near: _builtins.float
     """Accuracy against silent texts of like topic; absent where there are none."""
+    judge_failures: _builtins.int
+    """Held-out texts that the judge gave no usable answer on; they enter no figure."""
     def __init__(
         self,
         *,
@@ -249,16 +341,57 @@ class QualityParts(_message.Message):
         accuracy_low: _builtins.float = ...,
         accuracy_high: _builtins.float = ...,
         accuracy_near: _builtins.float | None = ...,
+        judge_failures: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_accuracy_near", b"_accuracy_near", "accuracy_near", b"accuracy_near"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_near", b"_accuracy_near", "accuracy", b"accuracy", "accuracy_high", b"accuracy_high", "accuracy_low", b"accuracy_low", "accuracy_method", b"accuracy_method", "accuracy_near", b"accuracy_near", "activating_texts", b"activating_texts", "clarity", b"clarity", "consistency", b"consistency", "relevance", b"relevance", "silent_texts", b"silent_texts"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accuracy_near", b"_accuracy_near", "accuracy", b"accuracy", "accuracy_high", b"accuracy_high", "accuracy_low", b"accuracy_low", "accuracy_method", b"accuracy_method", "accuracy_near", b"accuracy_near", "activating_texts", b"activating_texts", "clarity", b"clarity", "consistency", b"consistency", "judge_failures", b"judge_failures", "relevance", b"relevance", "silent_texts", b"silent_texts"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accuracy_near: _TypeAlias = _typing.Literal["accuracy_near"]  # noqa: Y015
     _WhichOneofArgType__accuracy_near: _TypeAlias = _typing.Literal["_accuracy_near", b"_accuracy_near"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType__accuracy_near) -> _WhichOneofReturnType__accuracy_near | None: ...
 
 Global___QualityParts: _TypeAlias = QualityParts  # noqa: Y015
+
+@_typing.final
+class Review(_message.Message):
+    """A person's verdict."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    VERDICT_FIELD_NUMBER: _builtins.int
+    CORRECTION_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    AUTHOR_FIELD_NUMBER: _builtins.int
+    REVIEWED_AT_FIELD_NUMBER: _builtins.int
+    verdict: Global___Verdict.ValueType
+    """The verdict."""
+    correction: _builtins.str
+    """The reviewer's explanation, where it was corrected."""
+    reason: _builtins.str
+    """Why."""
+    author: _builtins.str
+    """Who said so."""
+    @_builtins.property
+    def reviewed_at(self) -> _timestamp_pb2.Timestamp:
+        """When."""
+
+    def __init__(
+        self,
+        *,
+        verdict: Global___Verdict.ValueType = ...,
+        correction: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        author: _builtins.str = ...,
+        reviewed_at: _timestamp_pb2.Timestamp | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["reviewed_at", b"reviewed_at"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["author", b"author", "correction", b"correction", "reason", b"reason", "reviewed_at", b"reviewed_at", "verdict", b"verdict"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Review: _TypeAlias = Review  # noqa: Y015
 
 @_typing.final
 class Explanation(_message.Message):
@@ -286,6 +419,12 @@ class Explanation(_message.Message):
     LATENCY_SECONDS_FIELD_NUMBER: _builtins.int
     FAILURE_FIELD_NUMBER: _builtins.int
     EXPLANATION_KEYWORDS_FIELD_NUMBER: _builtins.int
+    STRATEGY_FIELD_NUMBER: _builtins.int
+    ATTEMPTS_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    CACHED_FIELD_NUMBER: _builtins.int
+    FLAGS_FIELD_NUMBER: _builtins.int
+    REVIEW_FIELD_NUMBER: _builtins.int
     feature_id: _builtins.int
     """Index of the feature in its SAE, from 0."""
     original_coherence: _builtins.float
@@ -320,6 +459,14 @@ class Explanation(_message.Message):
     """Seconds that the engine took."""
     failure: _builtins.str
     """Why there is no explanation; empty where there is one. Such a feature enters no average."""
+    strategy: _builtins.str
+    """How evidence was put to the engine: the strategy's short name; empty for the lexical engine."""
+    attempts: _builtins.int
+    """Explanations that were asked for before this one was taken, itself included."""
+    cost_usd: _builtins.float
+    """US dollars that all its attempts cost at providers; 0 for local engines."""
+    cached: _builtins.bool
+    """Whether it was taken from the cache."""
     @_builtins.property
     def quality_parts(self) -> Global___QualityParts:
         """The parts of the quality."""
@@ -331,6 +478,14 @@ class Explanation(_message.Message):
     @_builtins.property
     def explanation_keywords(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Words that the engine listed with its explanation; the judge sees them and the explanation, nothing else."""
+
+    @_builtins.property
+    def flags(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Why a person should look at it, one reason each; empty where none need."""
+
+    @_builtins.property
+    def review(self) -> Global___Review:
+        """What a person decided; absent where nobody has looked at it."""
 
     def __init__(
         self,
@@ -355,14 +510,138 @@ class Explanation(_message.Message):
         latency_seconds: _builtins.float = ...,
         failure: _builtins.str = ...,
         explanation_keywords: _abc.Iterable[_builtins.str] | None = ...,
+        strategy: _builtins.str = ...,
+        attempts: _builtins.int = ...,
+        cost_usd: _builtins.float = ...,
+        cached: _builtins.bool = ...,
+        flags: _abc.Iterable[_builtins.str] | None = ...,
+        review: Global___Review | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["quality_parts", b"quality_parts"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["quality_parts", b"quality_parts", "review", b"review"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["business_relevance", b"business_relevance", "completion_tokens", b"completion_tokens", "engine", b"engine", "explanation", b"explanation", "explanation_confidence", b"explanation_confidence", "explanation_keywords", b"explanation_keywords", "explanation_quality", b"explanation_quality", "failure", b"failure", "feature_id", b"feature_id", "latency_seconds", b"latency_seconds", "model", b"model", "original_coherence", b"original_coherence", "pattern_category", b"pattern_category", "pattern_keywords", b"pattern_keywords", "pattern_verification", b"pattern_verification", "prompt_tokens", b"prompt_tokens", "prompt_version", b"prompt_version", "quality_parts", b"quality_parts", "safety_assessment", b"safety_assessment", "safety_reason", b"safety_reason"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attempts", b"attempts", "business_relevance", b"business_relevance", "cached", b"cached", "completion_tokens", b"completion_tokens", "cost_usd", b"cost_usd", "engine", b"engine", "explanation", b"explanation", "explanation_confidence", b"explanation_confidence", "explanation_keywords", b"explanation_keywords", "explanation_quality", b"explanation_quality", "failure", b"failure", "feature_id", b"feature_id", "flags", b"flags", "latency_seconds", b"latency_seconds", "model", b"model", "original_coherence", b"original_coherence", "pattern_category", b"pattern_category", "pattern_keywords", b"pattern_keywords", "pattern_verification", b"pattern_verification", "prompt_tokens", b"prompt_tokens", "prompt_version", b"prompt_version", "quality_parts", b"quality_parts", "review", b"review", "safety_assessment", b"safety_assessment", "safety_reason", b"safety_reason", "strategy", b"strategy"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Explanation: _TypeAlias = Explanation  # noqa: Y015
+
+@_typing.final
+class EngineSummary(_message.Message):
+    """What one engine and model did in a run."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ENGINE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    EXPLANATIONS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    QUALITY_AVERAGE_FIELD_NUMBER: _builtins.int
+    ACCURACY_AVERAGE_FIELD_NUMBER: _builtins.int
+    LATENCY_AVERAGE_FIELD_NUMBER: _builtins.int
+    PROMPT_TOKENS_FIELD_NUMBER: _builtins.int
+    COMPLETION_TOKENS_FIELD_NUMBER: _builtins.int
+    COST_USD_FIELD_NUMBER: _builtins.int
+    engine: _builtins.str
+    """The engine."""
+    model: _builtins.str
+    """The model."""
+    explanations: _builtins.int
+    """Explanations that it wrote."""
+    failed: _builtins.int
+    """Features that it failed on."""
+    quality_average: _builtins.float
+    """Mean quality of its explanations."""
+    accuracy_average: _builtins.float
+    """Mean accuracy of its explanations."""
+    latency_average: _builtins.float
+    """Mean seconds from asking to the whole answer."""
+    prompt_tokens: _builtins.int
+    """Tokens of all prompts."""
+    completion_tokens: _builtins.int
+    """Tokens of all answers."""
+    cost_usd: _builtins.float
+    """US dollars at its provider; 0 for local engines."""
+    def __init__(
+        self,
+        *,
+        engine: _builtins.str = ...,
+        model: _builtins.str = ...,
+        explanations: _builtins.int = ...,
+        failed: _builtins.int = ...,
+        quality_average: _builtins.float = ...,
+        accuracy_average: _builtins.float = ...,
+        latency_average: _builtins.float = ...,
+        prompt_tokens: _builtins.int = ...,
+        completion_tokens: _builtins.int = ...,
+        cost_usd: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_average", b"accuracy_average", "completion_tokens", b"completion_tokens", "cost_usd", b"cost_usd", "engine", b"engine", "explanations", b"explanations", "failed", b"failed", "latency_average", b"latency_average", "model", b"model", "prompt_tokens", b"prompt_tokens", "quality_average", b"quality_average"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___EngineSummary: _TypeAlias = EngineSummary  # noqa: Y015
+
+@_typing.final
+class Costs(_message.Message):
+    """What a run cost, and what it would have cost elsewhere; docs/metrics.md has the definitions."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOCAL_COST_FIELD_NUMBER: _builtins.int
+    OPENAI_COST_FIELD_NUMBER: _builtins.int
+    ANTHROPIC_COST_FIELD_NUMBER: _builtins.int
+    SAVINGS_VS_OPENAI_FIELD_NUMBER: _builtins.int
+    SAVINGS_VS_ANTHROPIC_FIELD_NUMBER: _builtins.int
+    ROI_BREAK_EVEN_FEATURES_FIELD_NUMBER: _builtins.int
+    ENERGY_WH_FIELD_NUMBER: _builtins.int
+    ENERGY_METHOD_FIELD_NUMBER: _builtins.int
+    PRICES_FIELD_NUMBER: _builtins.int
+    SPENT_USD_FIELD_NUMBER: _builtins.int
+    local_cost: _builtins.float
+    """US dollars of the energy that local engines took; measured where energy_method says so, else from rated power and time."""
+    openai_cost: _builtins.float
+    """US dollars that the same tokens cost at OpenAI, at the configured price."""
+    anthropic_cost: _builtins.float
+    """US dollars that the same tokens cost at Anthropic, at the configured price."""
+    savings_vs_openai: _builtins.float
+    """openai_cost less local_cost."""
+    savings_vs_anthropic: _builtins.float
+    """anthropic_cost less local_cost."""
+    roi_break_even_features: _builtins.float
+    """Features after which the configured hardware price is saved; absent where nothing is saved."""
+    energy_wh: _builtins.float
+    """Watt-hours of local engines."""
+    energy_method: _builtins.str
+    """How energy was found: "nvml", "rated_power" or "none"."""
+    prices: _builtins.str
+    """Version of the price table."""
+    spent_usd: _builtins.float
+    """US dollars that were really spent at providers."""
+    def __init__(
+        self,
+        *,
+        local_cost: _builtins.float = ...,
+        openai_cost: _builtins.float = ...,
+        anthropic_cost: _builtins.float = ...,
+        savings_vs_openai: _builtins.float = ...,
+        savings_vs_anthropic: _builtins.float = ...,
+        roi_break_even_features: _builtins.float | None = ...,
+        energy_wh: _builtins.float = ...,
+        energy_method: _builtins.str = ...,
+        prices: _builtins.str = ...,
+        spent_usd: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_roi_break_even_features", b"_roi_break_even_features", "roi_break_even_features", b"roi_break_even_features"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_roi_break_even_features", b"_roi_break_even_features", "anthropic_cost", b"anthropic_cost", "energy_method", b"energy_method", "energy_wh", b"energy_wh", "local_cost", b"local_cost", "openai_cost", b"openai_cost", "prices", b"prices", "roi_break_even_features", b"roi_break_even_features", "savings_vs_anthropic", b"savings_vs_anthropic", "savings_vs_openai", b"savings_vs_openai", "spent_usd", b"spent_usd"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__roi_break_even_features: _TypeAlias = _typing.Literal["roi_break_even_features"]  # noqa: Y015
+    _WhichOneofArgType__roi_break_even_features: _TypeAlias = _typing.Literal["_roi_break_even_features", b"_roi_break_even_features"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__roi_break_even_features) -> _WhichOneofReturnType__roi_break_even_features | None: ...
+
+Global___Costs: _TypeAlias = Costs  # noqa: Y015
 
 @_typing.final
 class SummaryInsights(_message.Message):
@@ -378,6 +657,11 @@ class SummaryInsights(_message.Message):
     EXPLANATION_QUALITY_AVERAGE_FIELD_NUMBER: _builtins.int
     ACCURACY_AVERAGE_FIELD_NUMBER: _builtins.int
     FAILED_FIELD_NUMBER: _builtins.int
+    FLAGGED_FIELD_NUMBER: _builtins.int
+    ENGINES_FIELD_NUMBER: _builtins.int
+    COSTS_FIELD_NUMBER: _builtins.int
+    REVIEWED_FIELD_NUMBER: _builtins.int
+    HUMAN_ACCURACY_FIELD_NUMBER: _builtins.int
     high_quality_explanations: _builtins.int
     """Explanations with a quality of at least 0.8."""
     safety_concerns_identified: _builtins.int
@@ -394,6 +678,20 @@ class SummaryInsights(_message.Message):
     """Mean accuracy of the explanations."""
     failed: _builtins.int
     """Features whose explanation failed."""
+    flagged: _builtins.int
+    """Explanations that a person should look at."""
+    reviewed: _builtins.int
+    """Explanations that a person has looked at."""
+    human_accuracy: _builtins.float
+    """Share of those that were approved as they stand; absent where there are none."""
+    @_builtins.property
+    def engines(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineSummary]:
+        """Each engine and model that was asked."""
+
+    @_builtins.property
+    def costs(self) -> Global___Costs:
+        """What it cost."""
+
     def __init__(
         self,
         *,
@@ -405,14 +703,129 @@ class SummaryInsights(_message.Message):
         explanation_quality_average: _builtins.float = ...,
         accuracy_average: _builtins.float = ...,
         failed: _builtins.int = ...,
+        flagged: _builtins.int = ...,
+        engines: _abc.Iterable[Global___EngineSummary] | None = ...,
+        costs: Global___Costs | None = ...,
+        reviewed: _builtins.int = ...,
+        human_accuracy: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_human_accuracy", b"_human_accuracy", "costs", b"costs", "human_accuracy", b"human_accuracy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["accuracy_average", b"accuracy_average", "behavioral_pattern_count", b"behavioral_pattern_count", "business_critical_features", b"business_critical_features", "explanation_quality_average", b"explanation_quality_average", "failed", b"failed", "high_quality_explanations", b"high_quality_explanations", "safety_concerns_identified", b"safety_concerns_identified", "technical_pattern_count", b"technical_pattern_count"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_human_accuracy", b"_human_accuracy", "accuracy_average", b"accuracy_average", "behavioral_pattern_count", b"behavioral_pattern_count", "business_critical_features", b"business_critical_features", "costs", b"costs", "engines", b"engines", "explanation_quality_average", b"explanation_quality_average", "failed", b"failed", "flagged", b"flagged", "high_quality_explanations", b"high_quality_explanations", "human_accuracy", b"human_accuracy", "reviewed", b"reviewed", "safety_concerns_identified", b"safety_concerns_identified", "technical_pattern_count", b"technical_pattern_count"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__human_accuracy: _TypeAlias = _typing.Literal["human_accuracy"]  # noqa: Y015
+    _WhichOneofArgType__human_accuracy: _TypeAlias = _typing.Literal["_human_accuracy", b"_human_accuracy"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__human_accuracy) -> _WhichOneofReturnType__human_accuracy | None: ...
+
+Global___SummaryInsights: _TypeAlias = SummaryInsights  # noqa: Y015
+
+@_typing.final
+class EngineModel(_message.Message):
+    """A model that an engine has."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    LOADED_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    CONTEXT_TOKENS_FIELD_NUMBER: _builtins.int
+    PROGRESS_FIELD_NUMBER: _builtins.int
+    ACTIVITY_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    """Its name."""
+    loaded: _builtins.bool
+    """Whether it is in memory."""
+    size_bytes: _builtins.int
+    """Bytes on disk; 0 where unknown."""
+    context_tokens: _builtins.int
+    """Tokens that a prompt and its answer may have together; 0 where unknown."""
+    progress: _builtins.float
+    """Share that has been pulled or loaded, 0 to 1; absent where nothing is under way."""
+    activity: _builtins.str
+    """What is under way; empty for nothing."""
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        loaded: _builtins.bool = ...,
+        size_bytes: _builtins.int = ...,
+        context_tokens: _builtins.int = ...,
+        progress: _builtins.float | None = ...,
+        activity: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "progress", b"progress"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_progress", b"_progress", "activity", b"activity", "context_tokens", b"context_tokens", "loaded", b"loaded", "name", b"name", "progress", b"progress", "size_bytes", b"size_bytes"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__progress: _TypeAlias = _typing.Literal["progress"]  # noqa: Y015
+    _WhichOneofArgType__progress: _TypeAlias = _typing.Literal["_progress", b"_progress"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__progress) -> _WhichOneofReturnType__progress | None: ...
+
+Global___EngineModel: _TypeAlias = EngineModel  # noqa: Y015
+
+@_typing.final
+class EngineProcess(_message.Message):
+    """One process of a managed engine, pinned to one device."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DEVICE_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PID_FIELD_NUMBER: _builtins.int
+    PORT_FIELD_NUMBER: _builtins.int
+    RESTARTS_FIELD_NUMBER: _builtins.int
+    SINCE_FIELD_NUMBER: _builtins.int
+    IN_FLIGHT_FIELD_NUMBER: _builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: _builtins.int
+    LOG_FILE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    device: _builtins.str
+    """Its device: "cuda:0", or the processor cores "cpu:0-3"."""
+    state: Global___EngineState.ValueType
+    """Where it stands."""
+    model: _builtins.str
+    """Model that it serves."""
+    pid: _builtins.int
+    """Process id; 0 while there is none."""
+    port: _builtins.int
+    """Port on the loopback address; 0 while there is none."""
+    restarts: _builtins.int
+    """How often it was started again after it ended by itself."""
+    in_flight: _builtins.int
+    """Requests that it works on."""
+    memory_bytes: _builtins.int
+    """Bytes of device memory, or resident bytes on a processor; 0 where unknown."""
+    log_file: _builtins.str
+    """Name of its log file in the installation's log folder."""
+    message: _builtins.str
+    """Why it stands there; for a failed one the last lines of its log."""
+    @_builtins.property
+    def since(self) -> _timestamp_pb2.Timestamp:
+        """Since when it stands there."""
+
+    def __init__(
+        self,
+        *,
+        device: _builtins.str = ...,
+        state: Global___EngineState.ValueType = ...,
+        model: _builtins.str = ...,
+        pid: _builtins.int = ...,
+        port: _builtins.int = ...,
+        restarts: _builtins.int = ...,
+        since: _timestamp_pb2.Timestamp | None = ...,
+        in_flight: _builtins.int = ...,
+        memory_bytes: _builtins.int = ...,
+        log_file: _builtins.str = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["device", b"device", "in_flight", b"in_flight", "log_file", b"log_file", "memory_bytes", b"memory_bytes", "message", b"message", "model", b"model", "pid", b"pid", "port", b"port", "restarts", b"restarts", "since", b"since", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
-Global___SummaryInsights: _TypeAlias = SummaryInsights  # noqa: Y015
+Global___EngineProcess: _TypeAlias = EngineProcess  # noqa: Y015
 
 @_typing.final
 class Engine(_message.Message):
@@ -424,14 +837,36 @@ class Engine(_message.Message):
     KIND_FIELD_NUMBER: _builtins.int
     DEFAULT_MODEL_FIELD_NUMBER: _builtins.int
     IS_DEFAULT_FIELD_NUMBER: _builtins.int
+    STATE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    MODELS_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    COSTS_MONEY_FIELD_NUMBER: _builtins.int
+    CONCURRENCY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Name to use in requests."""
     kind: _builtins.str
-    """Kind: "lexical" or "openai_compatible"."""
+    """Kind: "lexical", "vllm", "ollama", "openai_compatible", "openai" or "anthropic"."""
     default_model: _builtins.str
     """Model that it uses unless a request names one; empty for none."""
     is_default: _builtins.bool
     """Whether it is what a request without engine gets."""
+    state: Global___EngineState.ValueType
+    """Where it stands."""
+    message: _builtins.str
+    """Why it stands there, or what to do; empty for nothing to say."""
+    costs_money: _builtins.bool
+    """Whether its use costs money; such an engine is never used without a budget."""
+    concurrency: _builtins.int
+    """Requests that it is given at a time."""
+    @_builtins.property
+    def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineModel]:
+        """Models that it has."""
+
+    @_builtins.property
+    def processes(self) -> _containers.RepeatedCompositeFieldContainer[Global___EngineProcess]:
+        """Its processes; only of a managed engine."""
+
     def __init__(
         self,
         *,
@@ -439,10 +874,16 @@ class Engine(_message.Message):
         kind: _builtins.str = ...,
         default_model: _builtins.str = ...,
         is_default: _builtins.bool = ...,
+        state: Global___EngineState.ValueType = ...,
+        message: _builtins.str = ...,
+        models: _abc.Iterable[Global___EngineModel] | None = ...,
+        processes: _abc.Iterable[Global___EngineProcess] | None = ...,
+        costs_money: _builtins.bool = ...,
+        concurrency: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["default_model", b"default_model", "is_default", b"is_default", "kind", b"kind", "name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["concurrency", b"concurrency", "costs_money", b"costs_money", "default_model", b"default_model", "is_default", b"is_default", "kind", b"kind", "message", b"message", "models", b"models", "name", b"name", "processes", b"processes", "state", b"state"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -125,9 +125,9 @@ class StartTrainingRequest(_message.Message):
     output_hook_name: _builtins.str
     """What a transcoder writes: a hook's name as in hook_name, or a module's path. Empty: an autoencoder."""
     auto_layer: _builtins.bool
-    """Probe a few layers and choose one."""
+    """Probe five layers and read the one where a sparse code says most that the token alone does not; the job's log says why. Not with layer_number, hook_name, module_path or sweep.layers."""
     cache_activations: _builtins.bool
-    """Keep activations on disk between epochs."""
+    """Keep activations on disk between epochs, 4 bytes for each token and dimension of each hook; the job logs the size first. Not with several processes. Default false: they are harvested again each epoch."""
     max_code_tokens: _builtins.int
     """Most tokens whose sparse activations are written for Find. Default 10,000,000."""
     splice_tokens: _builtins.int
