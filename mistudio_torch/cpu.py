@@ -17,8 +17,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
+from mistudio_torch.tokens import ROWS
+
 _TRIM, _MMAP = -1, -3  # M_TRIM_THRESHOLD and M_MMAP_THRESHOLD of malloc.h
-_ROWS, _FEWEST_ROWS = 128, 64
+_FEWEST_ROWS = 64
 _LARGEST, _SPARE = 64 << 20, 256 << 20
 """Arrays up to this many bytes are taken from kept memory; of which at most so many bytes are kept unused."""
 
@@ -40,7 +42,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     meets, some hundred MB over a corpus of all lengths.
     """
     flat_NI = x.reshape(-1, x.shape[-1])
-    missing = -len(flat_NI) % _ROWS
+    missing = -len(flat_NI) % ROWS
     filled_MI = functional.pad(flat_NI, (0, 0, 0, missing)) if missing else flat_NI
     result: Tensor = torch.ops.mkldnn._linear_pointwise(filled_MI, weight, bias, "none", [], "")
     return result[: len(flat_NI)].view(*x.shape[:-1], len(weight))

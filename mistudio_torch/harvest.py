@@ -131,9 +131,9 @@ def _batches(
     pad_id: int,
 ) -> Iterator[_Batch]:
     """Batches over all sequences, longest first."""
-    lengths = [last - first for first, last in sequences]
+    lengths, widest = [last - first for first, last in sequences], table.longest
     for numbers in token_batches(lengths, tokens):
-        ids_BT, mask_BT = padded(table, [sequences[n] for n in numbers], pad_id)
+        ids_BT, mask_BT = padded(table, [sequences[n] for n in numbers], pad_id, widest=widest)
         width = ids_BT.shape[1]
         keep_N = np.concatenate([np.flatnonzero(kept[n]) + b * width for b, n in enumerate(numbers)])
         row_N = np.concatenate([np.arange(starts[n], starts[n + 1]) for n in numbers])

@@ -6,6 +6,7 @@ tokens; ids, character spans and the special mask lie in flat memory-mapped file
 
 from __future__ import annotations
 
+import math
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,6 +21,9 @@ Array = np.ndarray[Any, np.dtype[Any]]
 _DOCUMENTS_A_CALL = 256
 _CHARACTERS_A_CALL = 1 << 20
 _DOCUMENTS_COUNTED = 1 << 12
+_EVEN, _LITTLE = 16, 1.125
+ROWS = 128
+"""Rows of a matrix product come in multiples of this where that is cheap."""
 CPU_TOKENS = 2048
 """Tokens of a forward pass on a CPU, at most: what it works on stays in the cache."""
 
@@ -70,6 +74,11 @@ class TokenTable:
             real = ~self.special_T[ends[0] : ends[-1]]
             counts_D[start : start + _DOCUMENTS_COUNTED] = np.add.reduceat(real, ends[:-1] - ends[0], dtype=np.int64)
         return counts_D
+
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest sequence."""
+        return int(np.max(np.diff(self.sequence_offsets_S), initial=1))
 
     def sequences(self, documents: Iterable[int]) -> list[tuple[int, int]]:
         """(first, past-last) token of every sequence of the documents, in their order."""
@@ -135,26 +144,37 @@ def length_buckets(sequences: Sequence[tuple[int, int]], batch_size: int) -> Ite
 
 def batch_tokens(table: TokenTable, batch_size: int, *, on_gpu: bool) -> int:
     """Tokens of a forward pass, with padding: those of `batch_size` longest sequences; on a CPU at most CPU_TOKENS."""
-    longest = int(np.max(np.diff(table.sequence_offsets_S), initial=1))
-    return batch_size * longest if on_gpu else max(longest, min(batch_size * longest, CPU_TOKENS))
+    whole = batch_size * table.longest
+    return whole if on_gpu else max(table.longest, min(whole, CPU_TOKENS))
 
 
 def token_batches(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
     """Indices of sequences, longest first, ties in their given order, in batches of at most `tokens` with padding.
 
-    A batch has at least one sequence; short ones share a pass in larger numbers.
+    A batch has at least one sequence; short ones share a pass in larger numbers, in multiples of 16: see `padded`.
     """
     order = sorted(range(len(lengths)), key=lambda i: -lengths[i])
     start = 0
     while start < len(order):
         count = max(1, tokens // max(1, lengths[order[start]]))
+        count -= count % _EVEN if count > _EVEN else 0
         yield order[start : start + count]
         start += count
 
 
-def padded(table: TokenTable, sequences: Sequence[tuple[int, int]], pad_id: int) -> tuple[Array, Array]:
-    """ids_BT int64 and mask_BT int64 (1 for tokens, 0 for padding at the right)."""
+def padded(
+    table: TokenTable, sequences: Sequence[tuple[int, int]], pad_id: int, *, widest: int = 0
+) -> tuple[Array, Array]:
+    """ids_BT int64 and mask_BT int64 (1 for tokens, 0 for padding at the right).
+
+    Where a little more padding makes B x T a multiple of ROWS there is more of it, up to `widest` tokens: matrix
+    products of such sizes are faster, and no copy has to fill them up.
+    """
     width = max(last - first for first, last in sequences)
+    step = ROWS // math.gcd(ROWS, len(sequences))
+    wider = -(-width // step) * step
+    if wider <= widest and ((wider - width) * len(sequences) < ROWS or wider <= width * _LITTLE):
+        width = wider
     ids_BT = np.full((len(sequences), width), pad_id, np.int64)
     mask_BT = np.zeros((len(sequences), width), np.int64)
     for row, (first, last) in enumerate(sequences):

@@ -89,9 +89,18 @@ def split(flags_D: Array, ranks_D: Array) -> tuple[Array, Array]:
     return train, heldout
 
 
-def epoch_blocks(corpus: Corpus, *, seed: int, epoch: int, block_tokens: int) -> list[Array]:
-    """The blocks of an epoch: training documents in a new order each epoch (epoch from 0)."""
+def epoch_blocks(
+    corpus: Corpus, *, seed: int, epoch: int, block_tokens: int, total_tokens: int | None = None
+) -> list[Array]:
+    """The blocks of an epoch: training documents in a new order each epoch (epoch from 0).
+
+    Of an epoch that `total_tokens` of the whole run end in, the documents that are still needed.
+    """
     order = np.random.default_rng([seed, epoch]).permutation(corpus.train)
+    if total_tokens is not None:
+        ends = np.cumsum(corpus.real_tokens[order])
+        left = total_tokens - epoch * int(ends[-1])
+        order = order[: max(1, int(np.searchsorted(ends, left)) + 1)]
     return cut_blocks(order, corpus.real_tokens, block_tokens)
 
 

@@ -194,7 +194,13 @@ def train(run: Run, members: Sequence[Member], watch: MemoryWatch) -> None:
     reporter = Reporter(run, members, clock)
     while active := [m for m in members if m.active]:
         epoch = min(m.trainer.progress.epoch for m in active)
-        blocks = epoch_blocks(run.corpus, seed=config.seed, epoch=epoch, block_tokens=config.block_tokens)
+        blocks = epoch_blocks(
+            run.corpus,
+            seed=config.seed,
+            epoch=epoch,
+            block_tokens=config.block_tokens,
+            total_tokens=members[0].trainer.total_tokens,
+        )
         first = min(m.trainer.progress.block for m in active if m.trainer.progress.epoch == epoch)
         with closing(run.blocks(blocks[first:])) as harvested:
             for number, activations in enumerate(harvested, first):

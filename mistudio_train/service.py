@@ -114,7 +114,7 @@ entry = ServiceEntry(
     grpc_service="mistudio.train.v1.TrainService",
     servicer=TrainServicer,
     worker="mistudio_train.worker:run",
-    preload=("torch", "transformers"),
+    preload=("torch", "transformers", "mistudio_torch.compiled"),
     wants_gpu=True,
 )
 """Registered in the group `mistudio.services`."""

@@ -28,7 +28,7 @@ DEFAULT_TOKENS = 50_000
 """Real tokens that are measured where nothing else is said."""
 _ROWS = 2048
 """Activations that are reconstructed at a time."""
-_POSITIONS = 4096
+_POSITIONS = 2048
 """Positions of a forward pass, at most, unless one sequence is longer."""
 _HEAD_BYTES = 64 << 20
 """Bytes of one float32 array of log-probabilities; a handful exist at a time."""
@@ -214,7 +214,7 @@ def _batches(
         left, longest = left - real, max(longest, last - first)
     batches = []
     for rows in length_buckets(chosen, min(batch_size, max(1, _POSITIONS // longest))):
-        ids_BT, mask_BT = padded(table, [chosen[r] for r in rows], causal.pad_id)
+        ids_BT, mask_BT = padded(table, [chosen[r] for r in rows], causal.pad_id, widest=longest)
         real_BT = np.zeros(mask_BT.shape, np.bool_)
         for position, row in enumerate(rows):
             first, last = chosen[row]

@@ -7,6 +7,7 @@ Sums over the tokens of a feature are one `embedding_bag` over pairs sorted by f
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -57,7 +58,7 @@ def gradients(
     feature_N, value_N = selection.feature_N.long(), selection.value_N
     pairs = torch.arange(len(feature_N), device=x_BD.device)
     token_N = torch.searchsorted(selection.start_B, pairs, right=True) - 1
-    ends_G = torch.tensor(sae.group_ends, device=x_BD.device)
+    ends_G = _on_device(tuple(sae.group_ends), x_BD.device)
     group_N = torch.searchsorted(ends_G, feature_N, right=True)
     W_dec_FD = sae.W_dec_FD.detach()
     errors, x_hat_BD = [], sae.b_dec_D.detach()
@@ -91,6 +92,12 @@ def gradients(
         error_BD=error_GBD[-1],
         fired_F=sums(ones_N1, token_N, fires_N).squeeze(1) > 0,
     )
+
+
+@lru_cache(maxsize=64)
+def _on_device(values: tuple[int, ...], device: torch.device) -> Tensor:
+    """Numbers as a tensor; sent to a GPU once, since the host waits for that."""
+    return torch.tensor(values, device=device)
 
 
 def _dots(grad_GBD: Tensor, W_dec_FD: Tensor, group_N: Tensor, token_N: Tensor, feature_N: Tensor) -> Tensor:

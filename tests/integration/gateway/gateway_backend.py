@@ -244,5 +244,8 @@ async def running_gateway(target: str, contract: Contract | None = None, **setti
 
 def client_of(gateway: Gateway, **headers: str) -> httpx.AsyncClient:
     return httpx.AsyncClient(
-        base_url=f"http://{gateway.http_address}", headers={"authorization": TOKEN, **headers}, trust_env=False
+        base_url=f"http://{gateway.http_address}",
+        headers={"authorization": TOKEN, **headers},
+        trust_env=False,
+        timeout=30.0,
     )
