@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.given import Folder, give_corpus
 from benchmarks.peers.common import BadFile
 from mistudio_core.artifacts import ArtifactReader
 from mistudio_core.corpus.documents import Document
@@ -56,20 +57,10 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
         raise BadFile("Give --model and --corpus, or --codes.")
     with tempfile.TemporaryDirectory() as place:
         folder = Path(place)
-        codes = _Folder(given.codes) if given.codes else train(given, folder / "train")
+        codes = Folder(given.codes) if given.codes else train(given, folder / "train")
         began = time.perf_counter()
         found = analyse(codes, given, folder / "find")
         return found | {"seconds": round(time.perf_counter() - began, 3)}
-
-
-class _Folder:
-    """A bare folder as an artifact."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def path(self, name: str) -> Path:
-        return self._folder / name
 
 
 def documents(path: Path, text: str, label: str) -> list[Document]:
@@ -93,9 +84,7 @@ def train(given: argparse.Namespace, folder: Path) -> ArtifactReader:
     sizes = np.cumsum([len(document.text) for document in chosen])
     chosen = chosen[: int(np.searchsorted(sizes, given.tokens * _CHARACTERS_A_TOKEN)) + 1]
     context = LocalContext(folder, device=given.device)
-    writer = context.store.stage("/data/corpora/labelled", "corpus")
-    writer.write("corpus.jsonl", b"".join(document.line() for document in chosen))
-    context._inputs["corpus"] = context.store.open(writer.seal())
+    give_corpus(context, "corpus.jsonl", b"".join(document.line() for document in chosen))
     job.run(
         TrainConfig(
             model_name=given.model.name,
@@ -115,10 +104,11 @@ def train(given: argparse.Namespace, folder: Path) -> ArtifactReader:
         ),
         context,
     )
-    return _committed(context, "codes")
+    return committed(context, "codes")
 
 
-def _committed(context: LocalContext, kind: str) -> ArtifactReader:
+def committed(context: LocalContext, kind: str) -> ArtifactReader:
+    """What a job committed. Raises BadFile where it wrote none."""
     found = context.committed(kind)
     if found is None:
         raise BadFile(f"The job wrote no {kind}.")
@@ -133,7 +123,7 @@ def analyse(codes: Any, given: argparse.Namespace, folder: Path) -> dict[str, An
 
     context = LocalContext(folder, inputs={"codes": codes})
     job.run(FindConfig(training_job_id="benchmark", top_texts=given.top_texts, seed=given.seed), context)
-    with _committed(context, "features").path("features.jsonl").open(encoding="utf-8") as lines:
+    with committed(context, "features").path("features.jsonl").open(encoding="utf-8") as lines:
         records = [json.loads(line) for line in lines]
     reader = CodesReader(codes)
     if given.codes_label not in reader.attributes.label_columns:

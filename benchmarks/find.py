@@ -20,12 +20,14 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from benchmarks.find_data import write_codes
+from benchmarks.given import Folder
 from mistudio_core.jobs.local import LocalContext
 from mistudio_find import evidence, job
 from mistudio_find.associations import carried_by
 from mistudio_find.config import FindConfig
 from mistudio_find.corpus_index import build_index
 from mistudio_find.phrases import find_phrases
+from mistudio_find.products import one_thread_each
 from mistudio_find.topics import build_topics
 from mistudio_torch.codes import CodesReader
 from mistudio_torch.compiled import threads as use_threads
@@ -67,16 +69,6 @@ class _Anonymous(threading.Thread):
         self.join()
 
 
-class _Folder:
-    """A bare folder as an artifact."""
-
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-
-    def path(self, name: str) -> Path:
-        return self._folder / name
-
-
 def options(parser: argparse.ArgumentParser) -> None:
     """Sizes."""
     parser.add_argument("--features", type=int, default=512)
@@ -107,7 +99,9 @@ def _figures(arguments: argparse.Namespace, folder: Path, scratch: Path) -> dict
     with once("topics_s"):
         topics = build_topics(index, seed=0)
         pools = evidence.build_pools(codes, index, topics, context=_CONFIG.context_tokens, seed=0)
-    rounds = [_pass(codes, index, topics, pools, parts) for _ in range(arguments.rounds + 1)][-arguments.rounds or -1 :]
+    with one_thread_each():  # as in a job
+        rounds = [_pass(codes, index, topics, pools, parts) for _ in range(arguments.rounds + 1)]
+    rounds = rounds[-arguments.rounds or -1 :]
     seconds = {name: statistics.median(r[name] for r in rounds) for name in rounds[0]}
     found = evidence.survey(codes, index, topics, pools, _CONFIG, parts=parts, tick=lambda _: None)
     with once("phrases_s"):
@@ -126,7 +120,7 @@ def _figures(arguments: argparse.Namespace, folder: Path, scratch: Path) -> dict
     }
     if arguments.whole:
         began = time.perf_counter()
-        job.run(_CONFIG, LocalContext(scratch / "job", inputs={"codes": _Folder(folder)}))
+        job.run(_CONFIG, LocalContext(scratch / "job", inputs={"codes": Folder(folder)}))
         whole = time.perf_counter() - began
         figures |= {
             "job_s": round(whole, 2),

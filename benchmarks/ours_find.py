@@ -19,6 +19,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.given import give_corpus
 from benchmarks.peers import evidence
 from benchmarks.peers.common import report
 from mistudio_core.jobs.local import LocalContext
@@ -65,9 +66,7 @@ def run(given: argparse.Namespace, folder: Path, lines: bytes) -> tuple[Watched,
 
     folder.mkdir(parents=True)
     context = Watched(folder)
-    writer = context.store.stage("/data/corpora/given", "corpus")
-    writer.write(evidence.CORPUS_FILE, lines)
-    context._inputs["corpus"] = context.store.open(writer.seal())
+    give_corpus(context, evidence.CORPUS_FILE, lines)
     config = FindConfig(
         sae_uri=evidence.SAELENS_FOLDER,
         model_name=given.model.name,

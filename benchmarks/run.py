@@ -16,7 +16,20 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from benchmarks import coherence, find, find_compare, find_exports, sweep, synthetic, tables, train_sae, train_text
+from benchmarks import (
+    coherence,
+    explain_quality,
+    explain_speed,
+    explain_throughput,
+    find,
+    find_compare,
+    find_exports,
+    sweep,
+    synthetic,
+    tables,
+    train_sae,
+    train_text,
+)
 from benchmarks.peers.common import BadFile
 from mistudio_core.errors import MistudioError
 
@@ -90,6 +103,9 @@ COMPARISONS = {
     "synthetic": Comparison(options=synthetic.options, run=synthetic.run),
     "sweep": Comparison(options=sweep.options, run=sweep.run),
     "coherence": Comparison(options=coherence.options, run=coherence.run),
+    "explain_quality": Comparison(options=explain_quality.options, run=explain_quality.run),
+    "explain_speed": Comparison(options=explain_speed.options, run=explain_speed.run),
+    "explain_throughput": Comparison(options=explain_throughput.options, run=explain_throughput.run),
     "find": Comparison(options=find.options, run=find.run),
     "find_compare": Comparison(options=find_compare.options, run=find_compare.run),
     "find_exports": Comparison(options=find_exports.options, run=find_exports.run),

@@ -10,9 +10,11 @@ import argparse
 import contextlib
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from benchmarks.given import give_corpus
 from mistudio_core.jobs.local import LocalContext
 
 _WIDTHS, _KS, _SEEDS = (1024, 2048), (16, 32), (0, 1)
@@ -58,56 +60,62 @@ def _train(
 ) -> tuple[float, float]:
     """(seconds of the training stage, of which harvesting)."""
     from mistudio_train import job
-    from mistudio_train import run as stages
     from mistudio_train.config import TrainConfig
     from mistudio_train.variants import Sweep
 
-    spent = [0.0]
-    harvest = stages.harvest
+    config = TrainConfig(
+        model_name=given.model.name,
+        model_root=given.model.absolute().parent,
+        layer_number=given.layer,
+        architecture="topk",
+        hidden_dim=widths[0],
+        k=ks[0],
+        seed=seeds[0],
+        sweep=Sweep(widths=widths, ks=ks, seeds=seeds) if len(widths) * len(ks) * len(seeds) > 1 else Sweep(),
+        learning_rate=2e-3,
+        batch_size=32,
+        max_epochs=100,
+        min_loss=0.0,
+        max_sequence_length=128,
+        token_budget=tokens or given.tokens,
+        sae_batch_tokens=4096,
+        max_code_tokens=1000,
+    )
+    with tempfile.TemporaryDirectory() as folder, _timed() as seconds:
+        context = LocalContext(Path(folder), device="cpu:0")
+        give_corpus(context, "corpus.txt", given.text.read_bytes())
+        with contextlib.suppress(_Done):
+            job.run(config, context)
+    return seconds["train"], seconds["harvest"]
+
+
+@contextlib.contextmanager
+def _timed() -> Iterator[dict[str, float]]:
+    """Times the training stage of the job that runs inside, and the harvests in it; ends the job after it."""
+    from mistudio_torch import harvest as blocks
+    from mistudio_train import job
+    from mistudio_train import run as stages
+
+    seconds = {"train": 0.0, "harvest": 0.0}
+    harvest, loop = blocks.harvest, job.train
 
     def timed(*arguments: Any, **named: Any) -> Any:
         began = time.perf_counter()
         try:
             return harvest(*arguments, **named)
         finally:
-            spent[0] += time.perf_counter() - began
-
-    loop = job.train
-    wall = [0.0]
+            seconds["harvest"] += time.perf_counter() - began
 
     def train(*arguments: Any) -> None:
-        began, before = time.perf_counter(), spent[0]
+        seconds["harvest"], began = 0.0, time.perf_counter()
         loop(*arguments)
-        wall[0], spent[0] = time.perf_counter() - began, spent[0] - before
+        seconds["train"] = time.perf_counter() - began
         raise _Done
 
-    with tempfile.TemporaryDirectory() as folder:
-        context = LocalContext(Path(folder), device="cpu:0")
-        writer = context.store.stage("/data/corpora/given", "corpus")
-        writer.write("corpus.txt", given.text.read_bytes())
-        context._inputs["corpus"] = context.store.open(writer.seal())
-        config = TrainConfig(
-            model_name=given.model.name,
-            model_root=given.model.absolute().parent,
-            layer_number=given.layer,
-            architecture="topk",
-            hidden_dim=widths[0],
-            k=ks[0],
-            seed=seeds[0],
-            sweep=Sweep(widths=widths, ks=ks, seeds=seeds) if len(widths) * len(ks) * len(seeds) > 1 else Sweep(),
-            learning_rate=2e-3,
-            batch_size=32,
-            max_epochs=100,
-            min_loss=0.0,
-            max_sequence_length=128,
-            token_budget=tokens or given.tokens,
-            sae_batch_tokens=4096,
-            max_code_tokens=1000,
-        )
-        stages.harvest, job.train = timed, train  # type: ignore[assignment]
-        try:
-            with contextlib.suppress(_Done):
-                job.run(config, context)
-        finally:
-            stages.harvest, job.train = harvest, loop
-    return wall[0], spent[0]
+    blocks.harvest = stages.harvest = timed
+    job.train = train  # type: ignore[assignment]
+    try:
+        yield seconds
+    finally:
+        blocks.harvest = stages.harvest = harvest
+        job.train = loop

@@ -163,6 +163,32 @@ def _agreement(name: str, found: dict[str, Any], figures: dict[str, Any]) -> str
     return f"{head}\n\n{table(['place', 'because', 'places'], reasons)}"
 
 
+def explain_quality(figures: dict[str, Any]) -> str:
+    """Mean AUROC of explanations over features, and of explanations dealt out at random."""
+    columns = ["", "mean AUROC"]
+    interval = f"{figures['auroc_low']:.3f} to {figures['auroc_high']:.3f}"
+    cells = [
+        ["against random silent texts", f"{figures['auroc']:.3f} ({interval})"],
+        ["against silent texts of like topic", f"{figures['auroc_near']:.3f}"],
+        ["explanations of other features, random silent texts", f"{figures['auroc_shuffled']:.3f}"],
+    ]
+    head = f"{figures['features']} features, {figures['explainer']} judged by {figures['judge']}."
+    return f"{head}\n\n{table(columns, cells)}"
+
+
+def explain_speed(figures: dict[str, Any]) -> str:
+    """Seconds of a run with words alone, and milliseconds a feature of its parts."""
+    columns = [f"{figures['features']} features, warm", ""]
+    cells = [
+        ["explained, judged, measured, written with the HTML report", f"{figures['seconds']:.2f} s"],
+        ["all forms: JSON, HTML, PDF, CSV, TXT, audit", f"{figures['seconds_forms']:.2f} s"],
+        ["explaining one feature", f"{figures['milliseconds_explain']:.1f} ms"],
+        ["judging it", f"{figures['milliseconds_judge']:.1f} ms"],
+        ["the rest of its quality", f"{figures['milliseconds_quality']:.1f} ms"],
+    ]
+    return table(columns, cells)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "train_sae": train_sae,
     "train_text": train_text,
@@ -170,6 +196,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "plan_memory": plan_memory,
     "corpus_memory": corpus_memory,
     "find_compare": find_compare,
+    "explain_quality": explain_quality,
+    "explain_speed": explain_speed,
 }
 """Renderer of each comparison."""
 

@@ -6,6 +6,7 @@ Options are the fields of StartTrainingRequest that this release honours.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,16 +71,9 @@ def train(
 
     request = named(training_request(recipe, given, huggingface_token_file))
     with connect(home, address) as client:
-        response = client.train.StartTraining(request)
-        after_start(
-            client,
-            "train",
-            response,
-            home=home,
-            detach=detach,
-            as_json=as_json,
-            result=lambda: show_result(client, response.job_id, as_json=as_json),
-        )
+        job = client.train.StartTraining(request)
+        shown = partial(show_result, client, job.job_id, as_json=as_json)
+        after_start(client, "train", job, home=home, detach=detach, as_json=as_json, result=shown)
 
 
 def training_request(

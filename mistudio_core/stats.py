@@ -1,4 +1,4 @@
-"""Statistics that several services share: AUROC and its bootstrap interval.
+"""Statistics that several services share: AUROC, a mean, and their bootstrap intervals.
 
 Pure numpy. Owns formulas, not what the scores mean; docs/metrics.md names where each is used.
 """
@@ -12,6 +12,7 @@ import numpy as np
 
 Array = np.ndarray[Any, np.dtype[Any]]
 """Any numpy array; shapes and types stand in the docstrings."""
+_MOST_DRAWN = 1_000_000
 
 
 def auroc(positive: Sequence[float] | Array, negative: Sequence[float] | Array) -> float:
@@ -49,6 +50,29 @@ def auroc_interval(
     low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     point = float(wins.mean())
     return min(float(low), point), max(float(high), point)
+
+
+def mean_interval(
+    values: Sequence[float] | Array, *, seed: int, resamples: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """A percentile bootstrap interval of the mean, seeded (Efron and Tibshirani 1993, chapter 13).
+
+    (0, 0) for no values. Raises ValueError for a value that is not finite.
+    """
+    found = np.asarray(values, np.float64)
+    if not np.isfinite(found).all():
+        raise ValueError("values must be finite")
+    if not found.size:
+        return 0.0, 0.0
+    rng = np.random.default_rng(seed)
+    # a block of resamples at a time: many values do not need a matrix of all of them
+    block = max(1, _MOST_DRAWN // found.size)
+    means: list[float] = []
+    while len(means) < resamples:
+        drawn = rng.integers(found.size, size=(min(block, resamples - len(means)), found.size))
+        means += found[drawn].mean(axis=1).tolist()
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
 
 
 def _wins(positive: Sequence[float] | Array, negative: Sequence[float] | Array) -> Array:

@@ -43,7 +43,7 @@ class Aligned:
 def align(one: CodesReader, two: CodesReader, seed: int) -> Aligned:
     """A sample of the documents that both hold; it may have no tokens."""
     pairs = _shared(one, two)
-    places = np.sort(np.random.default_rng([seed, 13]).permutation(len(pairs))[: _most(one, two, pairs, seed)])
+    places = _sampled(one, two, pairs, seed)
     docs_one, docs_two = pairs[places, 0], pairs[places, 1]
     order_two = np.argsort(docs_two, kind="stable")
     parts = [_overlaps(one.spans(int(a)), two.spans(int(b))) for a, b in zip(docs_one, docs_two, strict=True)]
@@ -83,17 +83,11 @@ def _digest(codes: CodesReader, doc: int) -> bytes:
     return hashlib.blake2b(codes.text(doc).encode("utf-8", "replace"), digest_size=16).digest()
 
 
-def _most(one: CodesReader, two: CodesReader, pairs: Array, seed: int) -> int:
-    """How many of the pairs, in random order, have as many tokens as a sample may."""
+def _sampled(one: CodesReader, two: CodesReader, pairs: Array, seed: int) -> Array:
+    """int64, rising: pairs in the sample, as many in random order as have the tokens that it may have."""
     order = np.random.default_rng([seed, 13]).permutation(len(pairs))
     lengths = [np.diff(codes.doc_token_offsets)[pairs[order, side]] for side, codes in enumerate((one, two))]
-    a_token = max(codes.n_nonzero / max(1, codes.n_tokens) for codes in (one, two))
-    most = min(
-        coactivation.SAMPLE_TOKENS,
-        coactivation.SAMPLE_ACTIVATIONS / max(1.0, a_token),
-        coactivation.SAMPLE_PAIRS / max(1.0, a_token) ** 2,
-    )
-    return max(1, int((np.cumsum(np.maximum(*lengths)) <= most).sum()))
+    return np.sort(order[coactivation.within(np.maximum(*lengths), coactivation.sample_tokens(one, two))])
 
 
 def _overlaps(spans_A: Array, spans_B: Array) -> tuple[Array, Array] | None:

@@ -6,7 +6,7 @@ the record's fields, whose meanings are those of mistudio.feature.v1.Feature.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,7 @@ from mistudio_find.config import FindConfig
 from mistudio_find.corpus_index import Array, CorpusIndex
 from mistudio_find.evidence import Picks, SilentPools, Survey
 from mistudio_find.judgement import Evidence, Judge, runs_of
-from mistudio_find.keywords import keywords, window_words
+from mistudio_find.keywords import Keyword, keywords, window_words
 from mistudio_find.passes import BINS
 from mistudio_find.phrases import Phrases
 from mistudio_find.relations import Relations
@@ -26,6 +26,8 @@ from mistudio_torch.codes import CodesReader, FeatureCodes
 
 _ENOUGH = 5.0
 """Top texts at which half of the confidence is reached."""
+_TOGETHER_ACTIVATIONS, _TOGETHER = 1 << 21, 64
+"""Features that are measured together have at most so many activations, or are one, and are at most so many."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,47 +63,73 @@ class Analyst:
     sae_sha256: str
     """With the feature's index its name."""
 
-    def analyse(self, feature: int) -> dict[str, Any]:
-        """The record of a feature; `judge_texts` is its last key."""
-        codes = self.codes.feature(feature)
-        survey, index = self.survey, self.index
-        top, weaker = (self._picks(places[feature], codes) for places in (survey.top, survey.quantile))
-        coherence = number(self.meter.measure(top.tokens, self._following(feature, top)))
-        found = keywords(index, self._strong(feature), self.config.keywords)
-        rendered = self.renderer.activations(codes, top)
-        about = self._about([k.word for k in found], top, [t["text"] for t in rendered], codes)
-        dead = not survey.count[feature]
-        random, near = (self.pool_texts(places[feature], judge=False) for places in survey.silent)
+    def records(self, first: int) -> Iterator[dict[str, Any]]:
+        """The records of the features from `first` on; `judge_texts` is the last key of each."""
+        for low, high in self.codes.ranges(_TOGETHER_ACTIVATIONS, _TOGETHER):
+            if high > first:
+                yield from self._together(max(first, low), high)
+
+    def _together(self, first: int, last: int) -> Iterator[dict[str, Any]]:
+        """The records of the features first..last-1; what is measured of all of them at once."""
+        codes = [self.codes.feature(feature) for feature in range(first, last)]
+        picked = [self._picked(feature, own) for feature, own in zip(range(first, last), codes, strict=True)]
+        tops = [self.renderer.activations(own, picks[0]) for own, picks in zip(codes, picked, strict=True)]
+        strong = slice(first, last)
+        words = keywords(self.index, self.survey.strong[strong], self.survey.strong_value[strong], self.config.keywords)
+        measured = self._coherences(first, [picks[0].tokens for picks in picked])
+        evidence = [
+            self._evidence([k.word for k in found], picks[0], top, own)
+            for found, picks, top, own in zip(words, picked, tops, codes, strict=True)
+        ]
+        abouts = self.judge.about(evidence)
+        for at, feature in enumerate(range(first, last)):
+            values = (codes[at], picked[at], tops[at], words[at], measured[at].tolist(), abouts[at])
+            yield self._record(feature, *values)
+
+    def _record(
+        self,
+        feature: int,
+        codes: FeatureCodes,
+        picked: Sequence[Picks],
+        rendered: list[dict[str, Any]],
+        found: Sequence[Keyword],
+        coherences: Sequence[float],
+        about: dict[str, Any],
+    ) -> dict[str, Any]:
+        """One record; `picked` are its top, quantile, judging tokens and outliers."""
+        top, weaker, judged, outliers = picked
+        whole, *halves = coherences
+        random, near = (self.pool_texts(places[feature], judge=False) for places in self.survey.silent)
         return {
             "feature_id": feature,
-            "coherence_score": coherence,
-            "quality_level": tier(coherence),
+            "coherence_score": number(whole),
+            "quality_level": tier(number(whole)),
             "pattern_category": about.pop("pattern_category"),
             "category_confidence": about.pop("category_confidence"),
             "pattern_keywords": [k.word for k in found],
             "keyword_scores": [k.score for k in found],
             "top_activations": rendered,
             "activation_statistics": self._statistics(feature),
-            "dead": dead,
+            "dead": not self.survey.count[feature],
             "complexity": about.pop("complexity"),
             "sae_sha256": self.sae_sha256,
             "quantile_activations": self.renderer.activations(codes, weaker),
             "contrast_texts": random + near,
             "near_contrast_texts": len(near),
-            "confidence": self._confidence(top),
+            "confidence": _confidence(len(top), *halves),
             "importance": number(float(self.importance[feature])),
             "driving_tokens": self._drivers(feature),
             "driving_phrases": [
                 {"text": text, "count": count, "share": number(share), "lift": number(lift)}
-                for text, count, share, lift in self.phrases.of(index, feature)
+                for text, count, share, lift in self.phrases.of(self.index, feature)
             ],
             "spread": self._spread(feature),
-            "outliers": self._outliers(feature, codes),
+            "outliers": self._outliers(feature, outliers),
             **about,
-            "diversity": number(1 - min(1.0, max(0.0, float(survey.likeness[feature])))) if len(top) > 1 else 0.0,
+            "diversity": self._diversity(feature) if len(top) > 1 else 0.0,
             "associations": self._associations(feature),
             **self.relations.of(feature),
-            "judge_texts": self._judge_texts(feature, codes),
+            "judge_texts": self._judge_texts(feature, judged),
         }
 
     def pool_texts(self, places: Array, *, judge: bool) -> list[str]:
@@ -109,49 +137,50 @@ class Analyst:
         at = places[places >= 0] + (self.pools.evidence if judge else 0)
         return self.renderer.texts(self.pools.docs[at].tolist(), self.pools.tokens[at].tolist())
 
-    def _picks(self, tokens: Array, codes: FeatureCodes) -> Picks:
-        """Picks with their documents and activations."""
-        tokens = tokens[tokens >= 0]
+    def _picked(self, feature: int, codes: FeatureCodes) -> list[Picks]:
+        """Top, quantile and judging tokens and outliers, with their documents and activations."""
+        survey = self.survey
+        rows = [places[feature] for places in (survey.top, survey.quantile, survey.judged, survey.outlier)]
+        rows = [tokens[tokens >= 0] for tokens in rows]
+        tokens = np.concatenate(rows)
         values = codes.values[np.searchsorted(codes.positions, tokens)]
-        return Picks(docs=self.index.token_doc[tokens].astype(np.int64), tokens=tokens, values=values)
+        docs = self.index.token_doc[tokens].astype(np.int64)
+        ends = np.cumsum([len(row) for row in rows]).tolist()
+        parts = [slice(end - len(row), end) for row, end in zip(rows, ends, strict=True)]
+        return [Picks(docs=docs[part], tokens=tokens[part], values=values[part]) for part in parts]
 
-    def _strong(self, feature: int) -> Picks:
-        tokens = self.survey.strong[feature]
-        tokens = tokens[tokens >= 0]
-        values = self.survey.strong_value[feature, : len(tokens)]
-        return Picks(docs=self.index.token_doc[tokens].astype(np.int64), tokens=tokens, values=values)
+    def _coherences(self, first: int, tops: Sequence[Array]) -> Array:
+        """float64 (n, 3): coherence of the top texts of features from `first` on, and of every other one of them.
 
-    def _following(self, feature: int, top: Picks) -> Array:
-        """The strongest tokens of the documents after the top texts."""
-        tokens = self.survey.strong[feature]
-        tokens = tokens[tokens >= 0]
-        following: Array = tokens[~np.isin(tokens, top.tokens)][:FOLLOWING]
-        return following
+        Beside the first stand the strongest tokens of the documents after the top texts.
+        """
+        parts, texts = [], []
+        for feature, top in enumerate(tops, first):
+            strong = self.survey.strong[feature]
+            after = strong[(strong >= 0) & ~(strong[:, None] == top).any(axis=1)][:FOLLOWING]
+            parts += [np.concatenate([top, after]), top[::2], top[1::2]]
+            texts += [len(top), len(parts[-2]), len(parts[-1])]
+        bounds = np.cumsum([0, *map(len, parts)])
+        return self.meter.measure_many(np.concatenate(parts), bounds, bounds[:-1] + texts).reshape(-1, 3)
 
-    def _confidence(self, top: Picks) -> float:
-        """For n top texts n / (n + 5) times one less the difference of the coherences of every other text."""
-        n = len(top)
-        halves = [self.meter.measure(top.tokens[side::2]) for side in (0, 1)]
-        return number(n / (n + _ENOUGH) * (1 - abs(halves[0] - halves[1])))
-
-    def _about(self, words: Sequence[str], top: Picks, texts: Sequence[str], codes: FeatureCodes) -> dict[str, Any]:
-        """Category, tags, behaviours and complexity."""
+    def _evidence(
+        self, words: Sequence[str], top: Picks, rendered: Sequence[Mapping[str, Any]], codes: FeatureCodes
+    ) -> Evidence:
+        """What category, tags, behaviours and complexity are judged by."""
         index, starts = self.index, self.codes.doc_token_offsets
-        ids, inside = window_words(index, top)
-        given = Evidence(
+        ids, inside = window_words(index, top.tokens, top.docs)
+        return Evidence(
             keywords=words,
             words=ids,
             inside=inside,
-            texts=texts,
+            texts=[text["text"] for text in rendered],
             units=index.token_unit[top.tokens],
             spans=runs_of(codes.positions, top.tokens, index.token_doc),
             places=(top.tokens - starts[top.docs]) / np.maximum(1, starts[top.docs + 1] - starts[top.docs]),
         )
-        return self.judge.about(given)
 
-    def _judge_texts(self, feature: int, codes: FeatureCodes) -> list[dict[str, Any]]:
+    def _judge_texts(self, feature: int, firing: Picks) -> list[dict[str, Any]]:
         """Held-out texts: clearly firing ones over the ranks, then silent random, then silent near ones."""
-        firing = self._picks(self.survey.judged[feature], codes)
         texts = self.renderer.texts(firing.docs.tolist(), firing.tokens.tolist())
         out: list[dict[str, Any]] = [
             {"text": text, "activation": number(value), "near": False}
@@ -161,6 +190,9 @@ class Analyst:
             silent = self.pool_texts(places[feature], judge=True)
             out += [{"text": text, "activation": 0.0, "near": is_near} for text in silent]
         return out
+
+    def _diversity(self, feature: int) -> float:
+        return number(1 - min(1.0, max(0.0, float(self.survey.likeness[feature]))))
 
     def _drivers(self, feature: int) -> list[dict[str, Any]]:
         """Words, or tokens in no word, by their share of the activation in evidence documents."""
@@ -186,8 +218,7 @@ class Analyst:
             "tokens_a_document": number(int(survey.count[feature]) / documents) if documents else 0.0,
         }
 
-    def _outliers(self, feature: int, codes: FeatureCodes) -> list[dict[str, Any]]:
-        picks = self._picks(self.survey.outlier[feature], codes)
+    def _outliers(self, feature: int, picks: Picks) -> list[dict[str, Any]]:
         places = (picks.tokens - self.codes.doc_token_offsets[picks.docs]).tolist()
         away = self.survey.outlier_away[feature].tolist()
         return [
@@ -197,13 +228,13 @@ class Analyst:
 
     def _associations(self, feature: int) -> list[dict[str, Any]]:
         found = self.survey.associations
+        columns = (found.value, found.auroc, found.lift, self.q_values)
         out = []
-        for at, value in enumerate(found.value[feature].tolist()):
+        for value, *figures in zip(*(column[feature].tolist() for column in columns), strict=True):
             if value < 0:
                 continue
             column, name, documents = self.carried[value]
-            figures = found.auroc[feature, at], found.lift[feature, at], self.q_values[feature, at]
-            auroc, lift, q = (number(float(x)) for x in figures)
+            auroc, lift, q = map(number, figures)
             out.append(
                 {"column": column, "value": name, "auroc": auroc, "lift": lift, "q_value": q, "documents": documents}
             )
@@ -225,3 +256,8 @@ class Analyst:
             "histogram_counts": survey.histogram[feature].tolist(),
             "skew": number(cube / n / deviation**3) if deviation > 1e-9 * largest else 0.0,
         }
+
+
+def _confidence(n: int, one: float, other: float) -> float:
+    """For n top texts n / (n + 5) times one less the difference of the coherences of every other text."""
+    return number(n / (n + _ENOUGH) * (1 - abs(one - other)))

@@ -67,16 +67,24 @@ def _sum(values: Array, offsets: Array, at: int) -> float:
     return float(values[offsets[at] : offsets[at + 1]].sum())
 
 
+def sample_tokens(*codes: CodesReader) -> float:
+    """Most tokens of a sample of which all of these codes are read: the budget of the densest."""
+    a_token = max(1.0, *(one.n_nonzero / max(1, one.n_tokens) for one in codes))
+    return min(SAMPLE_TOKENS, SAMPLE_ACTIVATIONS / a_token, SAMPLE_PAIRS / a_token**2)
+
+
 def sample_of(codes: CodesReader, seed: int) -> Array:
     """int64: documents of the sample, rising; always at least one that has tokens, where there is one."""
     lengths = np.diff(codes.doc_token_offsets)
-    filled = np.flatnonzero(lengths > 0)
-    order = np.random.default_rng([seed, 11]).permutation(filled)
-    a_token = codes.n_nonzero / max(1, codes.n_tokens)
-    most = min(SAMPLE_TOKENS, SAMPLE_ACTIVATIONS / max(1.0, a_token), SAMPLE_PAIRS / max(1.0, a_token) ** 2)
-    taken = np.cumsum(lengths[order]) <= most
+    order = np.random.default_rng([seed, 11]).permutation(np.flatnonzero(lengths > 0))
+    return np.sort(order[within(lengths[order], sample_tokens(codes))])
+
+
+def within(lengths: Array, most: float) -> Array:
+    """Which documents, in their order, have at most so many tokens together, bool (n,); the first one anyway."""
+    taken: Array = np.cumsum(lengths) <= most
     taken[:1] = True
-    return np.sort(order[taken])
+    return taken
 
 
 def on_documents(codes: CodesReader, documents: Array, tick: Callable[[float], None] = lambda _: None) -> Sparse:

@@ -84,7 +84,8 @@ class CoherenceMeter:
         Set s are the texts around tokens[first[s] : last[s]], strongest activation of their document; up to
         first[s + 1] stand those of the documents that follow, which support them and may be none.
         """
-        vectors, stems = self.contexts(tokens), self.unit_stems[self.index.token_unit[tokens]]
+        different, places = np.unique(tokens, return_inverse=True)
+        vectors, stems = self.contexts(different)[places], self.unit_stems[self.index.token_unit[tokens]]
         found = self._likeness(vectors, stems, first, last)
         counts = zip((last - first[:-1]).tolist(), (first[1:] - last).tolist(), strict=True)
         chance = np.array([self._chance_level(*count) for count in counts]).reshape(-1, 2)

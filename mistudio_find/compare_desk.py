@@ -1,31 +1,27 @@
-"""Where the control process gets comparisons: from what is stored, or made once in a process of its own.
+"""Where the control process gets comparisons: made_once.py stores them as artifacts of the first job.
 
-One is made at a time, the others queue; equal requests wait for the same one. What is finished is an artifact of
-the first job, so that the next page begins at once. A caller that leaves does not end it.
+Owns what a comparison is made of and named by, and how it is opened.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import json
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from mistudio_core.artifacts import ArtifactReader, ArtifactRecord, ArtifactStore
-from mistudio_core.errors import Corrupt, MistudioError, NotFound
+from mistudio_core.errors import MistudioError, NotFound
 from mistudio_core.jobs.context import artifact_uri
 from mistudio_core.jobs.queries import JobQueries
 from mistudio_core.jobs.records import JobRecord
 from mistudio_core.jobs.store import JobStore
-from mistudio_find.aside import reference, run_aside
+from mistudio_find.aside import reference
 from mistudio_find.compare import VERSION, Wanted
 from mistudio_find.comparing import SUMMARY_FILE
 from mistudio_find.comparison_rows import ROWS_FILE, ComparisonRows
-
-log = logging.getLogger("mistudio.comparisons")
+from mistudio_find.made_once import MadeOnce, Work
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,9 +43,8 @@ class CompareDesk:
 
     def __init__(self, store: ArtifactStore, jobs: JobStore, queries: JobQueries) -> None:
         """On the parts of a control process."""
-        self._store, self._jobs, self._queries = store, jobs, queries
-        self._turn = asyncio.Semaphore(1)
-        self._making: dict[str, asyncio.Task[ArtifactRecord]] = {}
+        self._store, self._queries = store, queries
+        self._made = MadeOnce(store, jobs, queries)
 
     async def get(self, job: JobRecord, other: JobRecord, wanted: Wanted) -> Made:
         """The comparison of two completed jobs. Raises NotFound, Unsupported, Corrupt, DiskFull, Failed."""
@@ -57,51 +52,21 @@ class CompareDesk:
         asked = [VERSION, *(record.sha256 for record in features), wanted.method, str(wanted.min_similarity)]
         digest = hashlib.sha256("\n".join(asked).encode()).hexdigest()[:16]
         uri = artifact_uri(job.job_id, "export", f"comparison_{digest}")
-        made = await self._stored(job.job_id, uri, other.job_id)
-        if made is None:
-            task = self._making.get(uri)
-            if task is None:
-                task = asyncio.create_task(self._make(job, other, features, wanted, uri), name=f"comparison {uri}")
-                self._making[uri] = task
-                task.add_done_callback(lambda done: self._done(uri, done))
-            made = await asyncio.to_thread(_opened, self._store.open(await asyncio.shield(task)), other.job_id)
-        return made
+        return await self._made.get(
+            job.job_id,
+            uri,
+            lambda reader: _opened(reader, other.job_id),
+            lambda: self._work(job, other, features, wanted),
+        )
 
-    def _done(self, uri: str, task: asyncio.Task[ArtifactRecord]) -> None:
-        """Its error is told to who still waits; nobody may."""
-        self._making.pop(uri, None)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            log.info("comparison %s: %s", uri, error)
-
-    async def _stored(self, job_id: str, uri: str, other: str) -> Made | None:
-        """The finished comparison; None where there is none, or where its files are lost: it can be made again."""
-        records = [r for r in await self._queries.artifacts_of(job_id, "export") if r.uri == uri]
-        if not records:
-            return None
-        try:
-            return await asyncio.to_thread(lambda: _opened(self._store.open(records[-1]), other))
-        except Corrupt as error:
-            log.warning("%s is made again: %s", uri, error.message)
-            await self._jobs.forget_artifacts(records)
-            return None
-
-    async def _make(
-        self, job: JobRecord, other: JobRecord, features: list[ArtifactRecord], wanted: Wanted, uri: str
-    ) -> ArtifactRecord:
+    async def _work(self, job: JobRecord, other: JobRecord, features: list[ArtifactRecord], wanted: Wanted) -> Work:
         sides = [await self._told(one, record) for one, record in zip((job, other), features, strict=True)]
-        told = {"one": sides[0], "two": sides[1], "method": wanted.method, "min_similarity": wanted.min_similarity}
-        async with self._turn:
-            writer = await asyncio.to_thread(
-                self._store.stage, uri, "export", job_id=job.job_id, attempt=features[0].attempt
-            )
-            try:
-                await run_aside("mistudio_find.comparing", "the comparison", {**told, "out": str(writer.folder)})
-                record = await asyncio.to_thread(writer.seal)
-            except BaseException:
-                writer.discard()
-                raise
-        await self._jobs.add_upload(record)
-        return record
+        return Work(
+            module="mistudio_find.comparing",
+            what="the comparison",
+            told={"one": sides[0], "two": sides[1], "method": wanted.method, "min_similarity": wanted.min_similarity},
+            attempt=features[0].attempt,
+        )
 
     async def _told(self, job: JobRecord, features: ArtifactRecord) -> dict[str, Any]:
         """A side as the process is told of it, with what is still there of SAE and activations."""

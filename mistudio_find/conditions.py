@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from mistudio_core.corpus.fulltext import phrase, searchable
 from mistudio_core.errors import InvalidInput
 from mistudio_find.fields import (
     ASSOCIATION_FIGURES,
@@ -24,7 +25,6 @@ from mistudio_find.fields import (
     Scalar,
     folded,
 )
-from mistudio_find.fulltext import phrase, searchable
 from mistudio_find.table import Sql
 
 _ORDERED = ("<", "<=", ">", ">=")

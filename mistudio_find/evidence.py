@@ -237,7 +237,7 @@ class Chunk:
             columns = index.token_doc[low:high], index.token_unit[low:high]
             figures.gather(self.offsets, cursors, self.positions, low, high, *columns, self.docs, self.units)
         self.peaks = np.zeros((last - first, 2), np.int64)
-        self.peak = np.empty(size, np.int64)
+        self.peak = np.empty(size, np.int32)
 
     def measure(self, found: Survey) -> None:
         """Figures, peaks in order, drivers."""
@@ -282,7 +282,6 @@ class Chunk:
         from mistudio_find.passes import picks
 
         rows = self.rows
-        picked = [found.top[rows], found.quantile[rows], found.judged[rows], found.strong[rows]]
         picks.pick(
             self.offsets,
             self.positions,
@@ -298,12 +297,12 @@ class Chunk:
             seed,
             _COPY_REACH,
             CLEAR_SHARE,
-            *picked,
+            found.top[rows],
+            found.quantile[rows],
+            found.judged[rows],
+            found.strong[rows],
+            found.strong_value[rows],
         )
-        strong = picked[-1]
-        found.strong_value[rows][strong >= 0] = self.values[strong[strong >= 0]]
-        for places in picked:
-            places[places >= 0] = self.positions[places[places >= 0]]
 
     def find_outliers(self, found: Survey) -> None:
         """Activations far above the others."""
@@ -315,12 +314,12 @@ class Chunk:
 
     def contrast(self, found: Survey, topics: TopicSpace, pools: SilentPools, seed: int) -> None:
         """Silent windows of both pools, and how alike the top texts are."""
-        from mistudio_find.passes import picks
+        from mistudio_find.passes import picks, texts
 
         top, index = found.top[self.rows], self.index
         like = np.zeros((len(top), topics.word_vectors.shape[1]), np.float32)
         words = index.token_word, index.token_doc, index.word_ids, index.doc_words
-        picks.direct(top, *words, topics.word_vectors, WINDOW_WORDS, like)
+        texts.direct(top, *words, topics.word_vectors, WINDOW_WORDS, like)
         counts = (top >= 0).sum(axis=1)
         squares = np.einsum("cr,cr->c", like, like, dtype=np.float64)
         found.likeness[self.rows] = np.maximum(0, squares - counts) / np.maximum(1, counts * (counts - 1))
@@ -328,6 +327,8 @@ class Chunk:
             self.offsets,
             self.positions,
             self.docs,
+            self.peaks,
+            self.peak,
             pools.slots,
             pools.windows,
             like @ pools.vectors.T,

@@ -19,7 +19,7 @@ from mistudio_core.gpus import GB
 from mistudio_core.hostmemory import available_bytes
 from mistudio_core.jobs.context import JobContext
 from mistudio_find.config import FindConfig
-from mistudio_find.imported import ENCODED, LOADED, ORIGIN_FILE, TOKENISED, Imported, check_width, hook_names
+from mistudio_find.imported_sae import ENCODED, LOADED, ORIGIN_FILE, TOKENISED, Imported, check_width, hook_names
 from mistudio_torch import encoding
 from mistudio_torch.cpu import keep_memory
 from mistudio_torch.formats.saelens import WEIGHTS_FILE, plain_metadata, save_sae
@@ -52,10 +52,15 @@ def make(config: FindConfig, ctx: JobContext, found: Imported) -> None:
     corpus = _corpus(config, ctx, lm, found)
     chosen = sample_documents(corpus.real_tokens, config.max_tokens, config.seed)
     _announce(ctx, corpus, chosen)
+    ahead: dict[int, Mapping[str, Tensor]] = {}
     plan = encoding.EncodePlan(
-        corpus=corpus, chosen=chosen, activations=_harvester(ctx, lm, corpus, chosen), block_tokens=BLOCK_TOKENS
+        corpus=corpus,
+        chosen=chosen,
+        activations=_harvester(ctx, lm, corpus, chosen, ahead),
+        block_tokens=BLOCK_TOKENS,
+        first_documents=max(1, int((corpus.real_tokens[chosen].cumsum() <= _FIT_TOKENS).sum())),
     )
-    fvu = _fit(ctx, found, plan, [hook.name for hook in hooks])
+    fvu = _fit(ctx, found, plan, [hook.name for hook in hooks], ahead)
     origin = dict(found.origin) | {
         "hook_name": hooks[0].name,
         "model_revision": lm.facts.revision,
@@ -151,14 +156,23 @@ def _announce(ctx: JobContext, corpus: TokenisedCorpus, chosen: Array) -> None:
 
 
 def _harvester(
-    ctx: JobContext, lm: LoadedLM, corpus: TokenisedCorpus, chosen: Array
+    ctx: JobContext,
+    lm: LoadedLM,
+    corpus: TokenisedCorpus,
+    chosen: Array,
+    ahead: dict[int, Mapping[str, Tensor]],
 ) -> Callable[[Array], Mapping[str, Tensor]]:
-    """Activations of documents; reports how far it is by tokens."""
+    """Activations of documents; reports how far it is by tokens.
+
+    `ahead` holds those of blocks that were harvested already, by their first document: each is given out once.
+    """
     every = max(1, int(corpus.real_tokens[chosen].sum()))
     before = dict(zip(chosen.tolist(), corpus.real_tokens[chosen].cumsum().tolist(), strict=True))
 
     def activations(documents: Array) -> Mapping[str, Tensor]:
         first = int(documents[0])
+        if first in ahead:
+            return ahead.pop(first)
         _report(ctx, "harvest", (before[first] - int(corpus.real_tokens[first])) / every)
         return harvest(lm, corpus.table, documents.tolist(), batch_size=BATCH_SIZE, on_batch=ctx.check_cancelled)
 
@@ -170,16 +184,23 @@ def _report(ctx: JobContext, stage: str, share: float) -> None:
     ctx.progress(stage, fraction=TOKENISED + (ENCODED - TOKENISED) * share)
 
 
-def _fit(ctx: JobContext, found: Imported, plan: encoding.EncodePlan, hooks: list[str]) -> float | None:
+def _fit(
+    ctx: JobContext,
+    found: Imported,
+    plan: encoding.EncodePlan,
+    hooks: list[str],
+    ahead: dict[int, Mapping[str, Tensor]],
+) -> float | None:
     """Fraction of variance unexplained on the first documents; None where what it writes is not known.
 
+    Their activations are left in `ahead`, so that they are not harvested again to be encoded.
     Raises InvalidInput for an SAE that is no better than the mean: it reads something else.
     """
-    sae, real = found.sae, plan.corpus.real_tokens
+    sae = found.sae
     if len(hooks) == 1 and (found.metadata.is_transcoder or sae.shape.d_in != sae.shape.d_out):
         return None
-    count = max(1, int((real[plan.chosen].cumsum() <= _FIT_TOKENS).sum()))
-    activations = plan.activations(plan.chosen[:count])
+    first = plan.blocks()[0]
+    activations = ahead[int(first[0])] = plan.activations(first)
     x_ND, y_ND = activations[hooks[0]][:_FIT_TOKENS], activations[hooks[-1]][:_FIT_TOKENS]
     sums = MetricAccumulator(sae.shape.d_out, sae.shape.d_sae)
     for part in encoding.parts(len(x_ND)):

@@ -75,9 +75,7 @@ def pinned(uri: str, token: Secret | None) -> str:
 
     Asks the hub. Raises InvalidInput, NotFound, Forbidden, Unavailable.
     """
-    wanted = parse_hub(uri)
-    found = hub.cached_repo(wanted.repo, None) if hub.is_offline() else hub.repo(wanted.repo, token, wanted.revision)
-    files = _files(found, wanted.folder)
+    wanted, found, files = _found(uri, token)
     if found.gated:  # its smallest file shows whether the token opens it
         small = next((name for name in files if name.endswith(".json")), files[0])
         hub.fetch(wanted.repo, small, revision=found.revision, token=token, offline=found.offline)
@@ -89,13 +87,19 @@ def fetched(uri: str, token: Secret | None, watch: Callable[[], None]) -> Path:
 
     Raises InvalidInput, NotFound, Forbidden, Unavailable.
     """
-    wanted = parse_hub(uri)
-    found = hub.cached_repo(wanted.repo, None) if hub.is_offline() else hub.repo(wanted.repo, token, wanted.revision)
+    wanted, found, files = _found(uri, token)
     paths = [
         hub.fetch(wanted.repo, name, revision=found.revision, token=token, offline=found.offline, watch=watch)
-        for name in _files(found, wanted.folder)
+        for name in files
     ]
     return paths[0].parent
+
+
+def _found(uri: str, token: Secret | None) -> tuple[HubSae, hub.HubRepo, list[str]]:
+    """What a hub name asks for, the repository as the hub or its cache has it, and the SAE's files in it."""
+    wanted = parse_hub(uri)
+    repo = hub.cached_repo(wanted.repo, None) if hub.is_offline() else hub.repo(wanted.repo, token, wanted.revision)
+    return wanted, repo, _files(repo, wanted.folder)
 
 
 def _files(repo: hub.HubRepo, folder: str) -> list[str]:

@@ -6,9 +6,11 @@ order of work, progress and the summary; the parts stand in the files beside it.
 
 from __future__ import annotations
 
+import gc
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from mistudio_find.history import lineage_of
 from mistudio_find.judgement import build_judge
 from mistudio_find.outputs import RecordSpool, write_summaries, write_vocabulary
 from mistudio_find.phrases import find_phrases
+from mistudio_find.products import one_thread_each
 from mistudio_find.relations import Relations, relations
 from mistudio_find.render import Renderer, clean
 from mistudio_find.rulebook import load_rules
@@ -50,10 +53,27 @@ def run(config: FindConfig, ctx: JobContext) -> FindResult:
     codes = redact.opened(ctx.input("codes"), config)
     analyst = _prepare(config, codes, ctx)
     spool = RecordSpool(ctx.kept / f"features.{METRICS_VERSION}.spool")
+    with _settled():
+        try:
+            _analyse(analyst, spool, ctx)
+        finally:
+            spool.close()
+        return _published(config, ctx, analyst, spool, began)
+
+
+@contextmanager
+def _settled() -> Iterator[None]:
+    """What is there already is left out of collections of garbage, which records bring about again and again."""
+    gc.freeze()
     try:
-        _analyse(analyst, spool, ctx)
+        yield
     finally:
-        spool.close()
+        gc.unfreeze()
+
+
+def _published(config: FindConfig, ctx: JobContext, analyst: Analyst, spool: RecordSpool, began: float) -> FindResult:
+    """Commits the artifact."""
+    codes = analyst.codes
     live = [row for row in spool.rows if not row["dead"]]
     # Dead features last, then by coherence, then by id.
     keys = np.array([(row["dead"], -row["coherence_score"]) for row in spool.rows], np.float64).reshape(-1, 2)
@@ -81,14 +101,15 @@ def _prepare(config: FindConfig, codes: CodesReader, ctx: JobContext) -> Analyst
     tick = _reporter(ctx, "index", _INDEX, _SURVEY)
     index = build_index(codes, ctx.scratch / "index", lambda share: tick(0.6 * share))
     tick(0.6)
-    topics = build_topics(index, seed=config.seed)
-    tick(0.8)
-    meter = build_meter(index, topics, codes.doc_token_offsets, seed=config.seed)
-    pools = build_pools(codes, index, topics, context=config.context_tokens, seed=config.seed)
-    judge = build_judge(load_rules(config.rules, config.rules_root), index)
-    tick(1.0)
-    tick = _reporter(ctx, "survey", _SURVEY, _RELATE, total=codes.d_sae)
-    found = survey(codes, index, topics, pools, config, parts=parts, tick=tick)
+    with one_thread_each():
+        topics = build_topics(index, seed=config.seed)
+        tick(0.8)
+        meter = build_meter(index, topics, codes.doc_token_offsets, seed=config.seed)
+        pools = build_pools(codes, index, topics, context=config.context_tokens, seed=config.seed)
+        judge = build_judge(load_rules(config.rules, config.rules_root), index)
+        tick(1.0)
+        tick = _reporter(ctx, "survey", _SURVEY, _RELATE, total=codes.d_sae)
+        found = survey(codes, index, topics, pools, config, parts=parts, tick=tick)
     related = _related(config, codes, ctx, parts)
     return Analyst(
         codes=codes,
@@ -131,9 +152,9 @@ def _analyse(analyst: Analyst, spool: RecordSpool, ctx: JobContext) -> None:
     """Spools every record that is not there yet."""
     total = analyst.codes.d_sae
     tick = _reporter(ctx, "analyse", _ANALYSE, _WRITE, total=total)
-    for feature in range(len(spool.rows), total):
+    for feature, record in enumerate(analyst.records(len(spool.rows)), len(spool.rows)):
         tick(feature / total)
-        spool.add(redact.kept(analyst.analyse(feature), analyst.config.evidence_text))
+        spool.add(redact.kept(record, analyst.config.evidence_text))
         if feature % _RELEASE_EVERY == 0:
             analyst.codes.release()
             analyst.index.release()

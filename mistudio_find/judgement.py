@@ -1,13 +1,13 @@
 """What a feature's pattern is about by the rules: category, subjects, behaviours, complexity.
 
-One `Judge` a job; `about` gives the fields of a record. Formulas stand in docs/metrics.md; the rules
+One `Judge` a job; `about` gives the fields of records. Formulas stand in docs/metrics.md; the rules
 themselves are data, see rulebook.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,14 @@ _MOST_TAGS, _MOST_BEHAVIORS = 5, 10
 _NEIGHBOURS = 2
 _WINDOW = 17
 _LONGEST_RUN = 16
+_NOTHING: Mapping[str, Any] = {
+    "pattern_category": GENERAL,
+    "category_confidence": 0.0,
+    "semantic_tags": [],
+    "behavioral_indicators": [],
+    "complexity": "low",
+    "complexity_measures": [],
+}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,30 +69,43 @@ class Matcher:
     """float64 (G,): share of windows that hold at least `least` of a group's words anyway."""
     least: int
     """Words of a group that a text must hold."""
+    _columns: dict[str, Array] = field(default_factory=dict)
+    """Groups of each keyword, filled on demand."""
 
-    def scores(self, given: Evidence) -> Array:
-        """float64 (G,): how strongly each group shows, 0 to 1.
+    def scores(self, given: Sequence[Evidence]) -> Array:
+        """float64 (G, F): how strongly each group shows in the evidence of each of F features, 0 to 1.
 
         0.6 of the share of keywords (weighted 1 / rank) and 0.4 of that of top texts that hold `least` words of it
         near the token, or match one of its text patterns (first 5 texts), beyond what texts of the corpus do.
         """
-        size = len(self.lexicon.names)
-        ranks = 1 / (1 + np.arange(len(given.keywords)))
-        by_keyword = self.lexicon.flags(given.keywords) @ ranks / max(1e-9, ranks.sum())
-        if not len(given.words):
-            return np.asarray(_KEYWORD_WEIGHT * by_keyword)
-        counts = np.zeros((size, len(given.words)), np.int64)
+        by_keyword = np.stack([self._by_keyword(one.keywords) for one in given], axis=1)
+        sizes = np.array([len(one.words) for one in given])
+        words, inside = (np.concatenate([getattr(one, name) for one in given]) for name in ("words", "inside"))
+        hits = np.zeros((len(self.lexicon.names), len(words)), bool)
         if self.known.shape[1]:
-            counts = (self.known[:, given.words] & given.inside).sum(axis=2)
-        hits = counts >= self.least
-        shown = given.texts[:_TEXTS_MATCHED]
-        joined = "\n".join(shown)
-        for row, pattern in enumerate(self.lexicon.text_patterns):
-            if pattern is not None and pattern.search(joined):
-                hits[row, : len(shown)] |= [pattern.search(text) is not None for text in shown]
-        beyond = np.maximum(0, hits.mean(axis=1) - self.chance) / np.maximum(1e-9, 1 - self.chance)
+            hits = (self.known[:, words] & inside).sum(axis=2) >= self.least
+        for one, end in zip(given, np.cumsum(sizes).tolist(), strict=True):
+            start = end - len(one.words)
+            for row, matched in self.lexicon.matching(one.texts[:_TEXTS_MATCHED]):
+                hits[row, start : start + len(matched)] |= matched
+        shares = np.add.reduceat(hits, np.cumsum(sizes) - sizes, axis=1, dtype=np.float64) / sizes
+        beyond = np.maximum(0, shares - self.chance[:, None]) / np.maximum(1e-9, 1 - self.chance[:, None])
         scores: Array = _KEYWORD_WEIGHT * by_keyword + (1 - _KEYWORD_WEIGHT) * beyond
         return scores
+
+    def _by_keyword(self, keywords: Sequence[str]) -> Array:
+        """float64 (G,): the share of keywords that are of the group."""
+        ranks = 1 / (1 + np.arange(len(keywords)))
+        columns = [self._column(word) for word in keywords]
+        flags = np.stack(columns, axis=1) if columns else np.zeros((len(self.lexicon.names), 0), bool)
+        share: Array = flags @ ranks / max(1e-9, ranks.sum())
+        return share
+
+    def _column(self, word: str) -> Array:
+        """Which groups a word belongs to, bool (G,)."""
+        if word not in self._columns:
+            self._columns[word] = self.lexicon.flags([word])[:, 0]
+        return self._columns[word]
 
 
 def runs_of(positions: Array, tokens: Array, docs: Array) -> Array:
@@ -130,20 +151,24 @@ class Judge:
         """What the metadata of a job records."""
         return {"categories": self.rules.version, "tags": TAGS_VERSION, "complexity": COMPLEXITY_VERSION}
 
-    def about(self, given: Evidence) -> dict[str, Any]:
-        """Fields of the record: category with confidence, tags, behaviours, complexity with its measures."""
-        if not len(given.words):
-            nothing = {"pattern_category": GENERAL, "category_confidence": 0.0, "semantic_tags": []}
-            return nothing | {"behavioral_indicators": [], "complexity": "low", "complexity_measures": []}
-        category, confidence = category_of(self.rules, self.categories.scores(given))
-        tags = _best(self.tags, given, _TAG_FROM, _MOST_TAGS)
-        behaviors = _best(self.behaviors, given, _BEHAVIOR_FROM, _MOST_BEHAVIORS)
+    def about(self, given: Sequence[Evidence]) -> list[dict[str, Any]]:
+        """Fields of each feature's record: category with confidence, tags, behaviours, complexity with its measures."""
+        shown = [one for one in given if len(one.words)]
+        matchers = (self.categories, self.tags, self.behaviors)
+        scores = [matcher.scores(shown).T for matcher in matchers] if shown else [np.zeros((0, 0))] * len(matchers)
+        found = (self._about(one, *rows) for one, *rows in zip(shown, *scores, strict=True))
+        return [next(found) if len(one.words) else dict(_NOTHING) for one in given]
+
+    def _about(self, given: Evidence, categories: Array, tags: Array, behaviors: Array) -> dict[str, Any]:
+        """The fields of one feature from the scores (G,) of the groups."""
+        category, confidence = category_of(self.rules, categories)
+        indicators = _best(self.behaviors, behaviors, _BEHAVIOR_FROM, _MOST_BEHAVIORS)
         measures = complexity_measures(given)
         return {
             "pattern_category": category,
             "category_confidence": number(confidence),
-            "semantic_tags": [name for name, _ in tags],
-            "behavioral_indicators": [{"name": name, "score": number(score)} for name, score in behaviors],
+            "semantic_tags": [name for name, _ in _best(self.tags, tags, _TAG_FROM, _MOST_TAGS)],
+            "behavioral_indicators": [{"name": name, "score": number(score)} for name, score in indicators],
             "complexity": complexity(self.rules, measures),
             "complexity_measures": [{"name": name, "score": number(measures[name])} for name in MEASURES],
         }
@@ -159,9 +184,8 @@ def build_judge(rules: Rules, index: CorpusIndex) -> Judge:
     )
 
 
-def _best(matcher: Matcher, given: Evidence, least: float, most: int) -> list[tuple[str, float]]:
+def _best(matcher: Matcher, scores: Array, least: float, most: int) -> list[tuple[str, float]]:
     """(group, score) of those that show, strongest first."""
-    scores = matcher.scores(given)
     order = np.argsort(-scores, kind="stable")[:most]
     return [(matcher.lexicon.names[at], float(scores[at])) for at in order if scores[at] >= least]
 
@@ -201,7 +225,9 @@ def variety(values: Array, kinds: int = 0) -> float:
     most = min(n, kinds) if kinds else n
     if most < 2:
         return 0.0
-    shares = np.unique(values, return_counts=True)[1] / n
+    ordered = np.sort(values)
+    bounds = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1], [True]]))
+    shares = np.diff(bounds) / n
     return min(1.0, max(0.0, float(-(shares * np.log(shares)).sum() / np.log(most))))
 
 

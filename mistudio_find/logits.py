@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 
 from mistudio_find.corpus_index import Array
+from mistudio_find.products import side_by_side
 from mistudio_find.render import clean, number
 from mistudio_find.unembedding import Unembedding, token_texts
 from mistudio_find.weights import Decoder
@@ -53,8 +54,8 @@ class Logits:
         return {"promoted_tokens": found[0], "suppressed_tokens": found[1]}
 
 
-def logit_effects(decoder: Decoder, head: Unembedding, tick: Callable[[float], None]) -> Logits:
-    """The effects of all features, a block of tokens times a block of features at a time.
+def logit_effects(decoder: Decoder, head: Unembedding, tick: Callable[[float], None], *, parts: int = 1) -> Logits:
+    """The effects of all features, a block of tokens times `parts` blocks of features at a time.
 
     Rows of the head behind the tokenizer's last token or between its tokens belong to none and are left out.
     """
@@ -69,10 +70,13 @@ def logit_effects(decoder: Decoder, head: Unembedding, tick: Callable[[float], N
     for start in range(0, len(ids), _TOKENS):
         block = ids[start : start + _TOKENS]
         rows_VD = head.rows(int(block[0]), int(block[-1]) + 1)[block - block[0]] - mean_D
-        for first, last in decoder.blocks():
+
+        def effects(rows: tuple[int, int], rows_VD: Array = rows_VD) -> Array:
+            return np.asarray(decoder.read(*rows) @ rows_VD.T)
+
+        for (first, last), effects_RV in side_by_side(effects, decoder.blocks(), parts):
             tick((start + (last / count) * len(block)) / len(ids))
             rows = slice(first, last)
-            effects_RV = decoder.read(first, last) @ rows_VD.T
             keep_both_ends(effects_RV, block, top[rows], raised[rows], low[rows], lowered[rows])
     kept = np.union1d(top, low).tolist()
     shown = {token: clean(texts[token])[:_MOST_TEXT] for token in kept if token >= 0}

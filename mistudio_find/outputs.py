@@ -6,7 +6,6 @@ memory. CSV has its own file. All JSON is valid Unicode without NaN.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,6 +32,8 @@ VOCABULARY_FILE = "vocabulary.json"
 _TICK_EVERY, _NOTE_EVERY = 100, 64
 _ROW_KEYS = ("feature_id", "coherence_score", "quality_level", "pattern_category", "category_confidence", "dead")
 _MOST_WORDS = 50_000
+# Quotes inside of a string are escaped, so these bytes can only be the key itself.
+_JUDGING = b',"judge_texts":['
 
 
 def encoded(value: Any) -> bytes:
@@ -40,16 +41,22 @@ def encoded(value: Any) -> bytes:
     return orjson.dumps(value)
 
 
-def dumps(value: Any) -> str:
-    """Compact JSON; raises ValueError for NaN, which no record holds."""
-    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+def analysis_head(metadata: Mapping[str, Any]) -> bytes:
+    """How the published form begins."""
+    return b'{"job_metadata":' + encoded(metadata) + b',"features":['
+
+
+def published(line: bytes) -> bytes:
+    """A record's line as the published form has it: without the judging texts, its last key, and the end of line."""
+    end = line.rfind(_JUDGING)
+    return (line[:end] if end >= 0 else line.rstrip()[:-1]) + b"}"
 
 
 class RecordSpool:
     """Records in a scratch file, in order of feature id from 0; what a killed run wrote is taken up again.
 
-    Each record is one line of the file, after it its CSV row; the file beside it holds their lengths and
-    short rows, and is written after them, so that it never names what is not there.
+    Each record is one line of the file; the file beside it holds their lengths and short rows, and is written
+    after them, so that it never names what is not there.
     """
 
     def __init__(self, path: Path) -> None:
@@ -57,7 +64,7 @@ class RecordSpool:
         self.path = path
         self.rows: list[dict[str, Any]] = []
         """What the summary needs of each record."""
-        self._lengths: list[tuple[int, int, int]] = []
+        self._lengths: list[int] = []
         self._notes_path = path.with_suffix(".notes")
         end, notes_end = self._take_up()
         with disk_errors(path.parent, "feature records"):
@@ -73,25 +80,22 @@ class RecordSpool:
         end = notes_end = 0
         for line in self._notes_path.read_bytes().splitlines(keepends=True) if self._notes_path.exists() else ():
             try:
-                *lengths, row = json.loads(line)
+                length, row = orjson.loads(line)
             except ValueError:
                 break
-            if not line.endswith(b"\n") or end + lengths[1] + lengths[2] > size:
+            if not line.endswith(b"\n") or end + length > size:
                 break
-            end, notes_end = end + lengths[1] + lengths[2], notes_end + len(line)
-            self._lengths.append((lengths[0], lengths[1], lengths[2]))
+            end, notes_end = end + length, notes_end + len(line)
+            self._lengths.append(length)
             self.rows.append(row)
         return end, notes_end
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Adds the next record; `judge_texts`, its last key, stays out of the published form."""
-        public = {k: v for k, v in record.items() if k != "judge_texts"}
-        head = encoded(public)[:-1]
-        line = head + b',"judge_texts":' + encoded(record["judge_texts"]) + b"}\n"
-        row = csv_row(record).encode()
+        """Adds the next record; `judge_texts` is its last key."""
+        line = encoded(record) + b"\n"
         with disk_errors(self.path.parent, "feature records"):
-            self._handle.write(line + row)
-        self._lengths.append((len(head), len(line), len(row)))
+            self._handle.write(line)
+        self._lengths.append(len(line))
         self.rows.append({key: record[key] for key in _ROW_KEYS})
         if len(self.rows) - self._noted == _NOTE_EVERY:
             self.note()
@@ -101,7 +105,7 @@ class RecordSpool:
         with disk_errors(self.path.parent, "feature records"):
             self._handle.flush()
             for at in range(self._noted, len(self.rows)):
-                self._notes.write(encoded([*self._lengths[at], self.rows[at]]) + b"\n")
+                self._notes.write(encoded([self._lengths[at], self.rows[at]]) + b"\n")
             self._notes.flush()
         self._noted = len(self.rows)
 
@@ -121,8 +125,8 @@ class RecordSpool:
         self, writer: ArtifactWriter, order: Array, metadata: Mapping[str, Any], tick: Callable[[float], None]
     ) -> None:
         """Writes the JSON, JSONL, CSV, index and query table files; `order` int64 (n,) are feature ids by rank."""
-        lengths = np.array(self._lengths, np.int64).reshape(-1, 3)
-        starts = np.cumsum(lengths[:, 1] + lengths[:, 2]) - lengths[:, 1] - lengths[:, 2]
+        lengths = np.array(self._lengths, np.int64)
+        starts = np.cumsum(lengths) - lengths
         with (
             disk_errors(writer.folder, "the analysis"),
             self.path.open("rb") as source,
@@ -131,20 +135,20 @@ class RecordSpool:
             writer.path(CSV_FILE).open("wb") as table,
             TableWriter(writer.path(TABLE_FILE), features=len(order)) as queries,
         ):
-            analysis.write(f'{{"job_metadata":{dumps(metadata)},"features":['.encode())
+            analysis.write(analysis_head(metadata))
             table.write(HEADER.encode())
             for rank, feature in enumerate(order.tolist()):
                 if rank % _TICK_EVERY == 0:
                     tick(rank / len(order))
                 source.seek(int(starts[feature]))
-                head, size, row = self._lengths[feature]
-                line = source.read(size)
+                line = source.read(int(lengths[feature]))
+                record = orjson.loads(line)
                 lines.write(line)
-                analysis.write((b",\n" if rank else b"\n") + line[:head] + b"}")
-                table.write(source.read(row))
-                queries.add(rank, orjson.loads(line))
+                analysis.write((b",\n" if rank else b"\n") + published(line))
+                table.write(csv_row(record).encode())
+                queries.add(rank, record)
             analysis.write(b"\n]}\n")
-        _write_index(writer, lengths[order, 1], order)
+        _write_index(writer, lengths[order], order)
 
 
 def _write_index(writer: ArtifactWriter, lengths: Array, order: Array) -> None:
@@ -158,7 +162,7 @@ def write_vocabulary(writer: ArtifactWriter, index: CorpusIndex) -> None:
     """The commonest 50,000 words of the evidence with their document frequencies."""
     order = np.argsort(-index.documents_with, kind="stable")[:_MOST_WORDS]
     words = {index.vocabulary[at]: int(index.documents_with[at]) for at in order if index.documents_with[at] > 1}
-    writer.write(VOCABULARY_FILE, dumps({"documents": index.evidence_documents, "documents_with": words}).encode())
+    writer.write(VOCABULARY_FILE, encoded({"documents": index.evidence_documents, "documents_with": words}))
 
 
 def write_summaries(writer: ArtifactWriter, rows: Sequence[Mapping[str, Any]], versions: Mapping[str, str]) -> None:
@@ -171,10 +175,8 @@ def write_summaries(writer: ArtifactWriter, rows: Sequence[Mapping[str, Any]], v
         tiers.setdefault(row["quality_level"], []).append(row["feature_id"])
     live = [row["coherence_score"] for row in rows]
     counts = {name: len(entries) for name, entries in categories.items()}
-    writer.write(
-        "pattern_categories.json",
-        dumps({"versions": versions, "counts": counts, "categories": categories}).encode(),
-    )
+    listed = {"versions": versions, "counts": counts, "categories": categories}
+    writer.write("pattern_categories.json", encoded(listed))
     quality = {
         "versions": versions,
         "live_features": len(rows),
@@ -182,4 +184,4 @@ def write_summaries(writer: ArtifactWriter, rows: Sequence[Mapping[str, Any]], v
         "counts": {name: len(ids) for name, ids in tiers.items()},
         "tiers": tiers,
     }
-    writer.write("quality_metrics.json", dumps(quality).encode())
+    writer.write("quality_metrics.json", encoded(quality))

@@ -29,6 +29,17 @@ class PathGetter(Protocol):
         ...
 
 
+def parsed(line: bytes) -> dict[str, Any]:
+    """A record from its line. Raises Corrupt."""
+    try:
+        record = orjson.loads(line)
+    except ValueError as error:
+        raise Corrupt("A record of the analysis cannot be read. Run the Find job again.") from error
+    if not isinstance(record, dict):
+        raise Corrupt("A record of the analysis cannot be read. Run the Find job again.")
+    return record
+
+
 class FeaturePages:
     """The features of a completed analysis, most coherent first. Safe to share between threads."""
 
@@ -55,7 +66,7 @@ class FeaturePages:
     def records(self, ranks: Iterable[int]) -> Iterator[dict[str, Any]]:
         """Records of some ranks, in the given order, each read when it is its turn."""
         for rank in ranks:
-            yield self._parse(self._read(int(self._offsets[rank]), int(self._offsets[rank + 1])))
+            yield parsed(self._read(int(self._offsets[rank]), int(self._offsets[rank + 1])))
 
     def feature(self, feature_id: int) -> dict[str, Any]:
         """The record of one feature. Raises NotFound (FEATURE_NOT_FOUND)."""
@@ -76,12 +87,3 @@ class FeaturePages:
             parts.append(found[1])
             start += len(found[1])
         return b"".join(parts)
-
-    def _parse(self, line: bytes) -> dict[str, Any]:
-        try:
-            record = orjson.loads(line)
-        except ValueError as error:
-            raise Corrupt("A record of the analysis cannot be read. Run the Find job again.") from error
-        if not isinstance(record, dict):
-            raise Corrupt("A record of the analysis cannot be read. Run the Find job again.")
-        return record

@@ -23,11 +23,10 @@ import numpy as np
 
 from mistudio_core.errors import InvalidInput
 from mistudio_find.config import FindConfig
+from mistudio_find.corpus_index import Array
 from mistudio_torch.codes import CodesReader
 from mistudio_torch.codes.attributes import PathGetter
 
-Array = np.ndarray[Any, np.dtype[Any]]
-"""Any numpy array; shapes and types stand in the docstrings."""
 RULES_FILE = "redaction.json"
 """Rules in the folder of an installation's own rules that replace the built-in ones."""
 _BUILT_IN = "rules/redaction.v1.json"

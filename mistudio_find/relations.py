@@ -16,6 +16,7 @@ from mistudio_find import coactivation, weights
 from mistudio_find.corpus_index import Array
 from mistudio_find.layout import NEIGHBOURS, lay_out
 from mistudio_find.logits import Logits, logit_effects
+from mistudio_find.products import one_thread_each
 from mistudio_find.render import number
 from mistudio_find.unembedding import open_unembedding
 from mistudio_find.weights import Decoder, Nearest, PathGetter
@@ -79,14 +80,18 @@ def relations(
     decoder = _decoder(codes, sae, log)
     if decoder is None:
         return Relations(by_activation=by_activation, decoder_norms=None, by_decoder=None, map_F2=None, logits=None)
-    near = weights.nearest_directions(decoder, NEIGHBOURS, lambda s: tick(_FIRING + (_DIRECTIONS - _FIRING) * s))
-    places = lay_out(decoder, near, seed=seed, tick=lambda s: tick(_DIRECTIONS + (_MAP - _DIRECTIONS) * s))
+    with one_thread_each():
+        near = weights.nearest_directions(
+            decoder, NEIGHBOURS, lambda s: tick(_FIRING + (_DIRECTIONS - _FIRING) * s), parts=parts
+        )
+        places = lay_out(decoder, near, seed=seed, tick=lambda s: tick(_DIRECTIONS + (_MAP - _DIRECTIONS) * s))
+        logits = _logits(codes, decoder, model_root, lambda s: tick(_MAP + (1 - _MAP) * s), log, parts)
     return Relations(
         by_activation=by_activation,
         decoder_norms=decoder.norms_F,
         by_decoder=near.first(KEPT),
         map_F2=places,
-        logits=_logits(codes, decoder, model_root, lambda s: tick(_MAP + (1 - _MAP) * s), log),
+        logits=logits,
     )
 
 
@@ -113,6 +118,7 @@ def _logits(
     model_root: Path | None,
     tick: Callable[[float], None],
     log: Callable[[str], None],
+    parts: int,
 ) -> Logits | None:
     """Effects on tokens; None, with the reason in the log, where the model has none that can be read."""
     name = decoder.model_name or str(codes.meta.get("model_name", ""))
@@ -120,7 +126,7 @@ def _logits(
     revision = str(codes.meta.get("model_revision", ""))
     try:
         head = open_unembedding(name, hook, decoder.shape[1], model_root=model_root, revision=revision)
-        return logit_effects(decoder, head, tick)
+        return logit_effects(decoder, head, tick, parts=parts)
     except MistudioError as error:
         log(error.message)
     except (OSError, ValueError, KeyError, TypeError) as error:

@@ -5,9 +5,10 @@ Owns text and its safety (valid Unicode, bounded lengths), not which tokens are 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from itertools import pairwise
+from itertools import islice, pairwise
+from math import isfinite
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,6 +17,8 @@ from mistudio_find.corpus_index import Array
 from mistudio_find.evidence import Picks
 from mistudio_torch.codes import CodesReader, FeatureCodes
 
+# Windows of silent texts are drawn from a few thousand and come again and again.
+_WINDOWS_KEPT = 4096
 _MAX_TEXT, _MAX_TOKEN, _MAX_CONTEXT = 20_000, 1000, 1000
 
 
@@ -36,7 +39,7 @@ def clean(text: str) -> str:
 
 def number(value: float) -> float:
     """A figure with five significant digits; 0 for what is not finite."""
-    return float(f"{value:.5g}") if np.isfinite(value) else 0.0
+    return float(f"{value:.5g}") if isfinite(value) else 0.0
 
 
 def numbers(values: Array) -> Array:
@@ -48,21 +51,24 @@ def numbers(values: Array) -> Array:
 
 
 class Renderer:
-    """Cuts windows out of one codes artifact; keeps 8,192 documents at hand."""
+    """Cuts windows out of one codes artifact; keeps 8,192 documents and 4,096 windows at hand."""
 
     def __init__(self, codes: CodesReader, context: int) -> None:
         """`context` tokens are kept on each side."""
         self._codes = codes
         self._context = context
         self._document = lru_cache(maxsize=8192)(self._read)
+        self._cut = lru_cache(maxsize=_WINDOWS_KEPT)(self._read_cut)
 
     def activations(self, codes: FeatureCodes, picks: Picks) -> list[dict[str, Any]]:
         """`top_activations` entries: the tokens' strings joined are the text; `activations` runs beside them."""
-        strengths = numbers(codes.values)
-        return [
-            self._activation(codes, strengths, doc, token)
-            for doc, token in zip(picks.docs.tolist(), picks.tokens.tolist(), strict=True)
-        ]
+        cuts = [self._cut(doc, token) for doc, token in zip(picks.docs.tolist(), picks.tokens.tolist(), strict=True)]
+        bounds = codes.positions.searchsorted(np.array([cut[1:] for cut in cuts], np.int64).reshape(-1, 2))
+        counts = bounds[:, 1] - bounds[:, 0]
+        at = np.arange(counts.sum()) + np.repeat(bounds[:, 0] - np.cumsum(counts) + counts, counts)
+        firing = zip(codes.positions[at].tolist(), numbers(codes.values[at]).tolist(), strict=True)
+        places = zip(cuts, picks.docs.tolist(), picks.tokens.tolist(), counts.tolist(), strict=True)
+        return [self._activation(cut, doc, token, islice(firing, count)) for cut, doc, token, count in places]
 
     def texts(self, docs: Sequence[int], tokens: Sequence[int]) -> list[str]:
         """Only the text of the windows around these tokens."""
@@ -74,13 +80,12 @@ class Renderer:
         document = self._document(doc)
         return document.tokens[token - document.start]
 
-    def _activation(self, codes: FeatureCodes, strengths: Array, doc: int, token: int) -> dict[str, Any]:
-        text, low, high = self._cut(doc, token)
-        first, last = codes.positions.searchsorted((low, high)).tolist()
+    def _activation(
+        self, cut: tuple[str, int, int], doc: int, token: int, firing: Iterable[tuple[int, float]]
+    ) -> dict[str, Any]:
+        text, low, high = cut
         activations: list[float] = [0] * (high - low)
-        for position, strength in zip(
-            codes.positions[first:last].tolist(), strengths[first:last].tolist(), strict=True
-        ):
+        for position, strength in firing:
             activations[position - low] = strength
         document = self._document(doc)
         return {
@@ -94,7 +99,7 @@ class Renderer:
             "document_tokens": len(document.tokens),
         }
 
-    def _cut(self, doc: int, token: int) -> tuple[str, int, int]:
+    def _read_cut(self, doc: int, token: int) -> tuple[str, int, int]:
         """(text, first token, token after the last) of the window around a token."""
         document = self._document(doc)
         at = token - document.start

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -19,6 +19,7 @@ import numpy as np
 
 from mistudio_core.errors import InvalidInput
 from mistudio_find.corpus_index import Array
+from mistudio_find.textpatterns import TextPattern, text_pattern
 
 CATEGORIES = ("technical", "conversational", "behavioral", "temporal")
 """Categories that rules may describe; what none takes is general."""
@@ -43,8 +44,15 @@ class Lexicon:
     """Which groups each word belongs to, casefolded."""
     word_patterns: tuple[re.Pattern[str] | None, ...]
     """What a whole word may match instead; None for nothing."""
-    text_patterns: tuple[re.Pattern[str] | None, ...]
-    """What a text may hold instead of words."""
+    text_patterns: tuple[tuple[TextPattern, ...], ...]
+    """What a text may hold instead of words: any of a group's."""
+
+    def matching(self, texts: Sequence[str]) -> Iterator[tuple[int, list[bool]]]:
+        """(group, which of the texts its text patterns match), of groups that match some."""
+        joined = "\n".join(texts)
+        for row, patterns in enumerate(self.text_patterns):
+            if any(pattern.found_in(joined) for pattern in patterns):
+                yield row, [any(pattern.found_in(text) for pattern in patterns) for text in texts]
 
     def flags(self, vocabulary: Sequence[str]) -> Array:
         """Which words belong to which group, bool (G, V)."""
@@ -156,7 +164,7 @@ def _lexicon(groups: Mapping[str, Any], order: Sequence[str]) -> Lexicon:
     if len(order) > _MOST_GROUPS:
         raise ValueError(f"{len(order)} groups are more than {_MOST_GROUPS}")
     words: dict[str, list[int]] = {}
-    patterns: dict[str, list[re.Pattern[str] | None]] = {"word_patterns": [], "text_patterns": []}
+    word_patterns, text_patterns = [], []
     for row, name in enumerate(order):
         group = groups[name]
         if not name or len(name) > _LONGEST_NAME:
@@ -167,10 +175,11 @@ def _lexicon(groups: Mapping[str, Any], order: Sequence[str]) -> Lexicon:
             )
         for word in _strings(group, name, "words"):
             words.setdefault(word.casefold(), []).append(row)
-        for key, found in patterns.items():
-            found.append(_any_of(_strings(group, name, key)))
-    made = {key: tuple(found) for key, found in patterns.items()}
-    return Lexicon(names=tuple(order), groups=words, **made)
+        word_patterns.append(_any_of(_checked(_strings(group, name, "word_patterns"))))
+        text_patterns.append(tuple(map(text_pattern, _checked(_strings(group, name, "text_patterns")))))
+    return Lexicon(
+        names=tuple(order), groups=words, word_patterns=tuple(word_patterns), text_patterns=tuple(text_patterns)
+    )
 
 
 def _strings(group: Mapping[str, Any], name: str, key: str) -> list[str]:
@@ -180,11 +189,16 @@ def _strings(group: Mapping[str, Any], name: str, key: str) -> list[str]:
     return found
 
 
-def _any_of(patterns: Sequence[str]) -> re.Pattern[str] | None:
-    """One pattern that matches what any of them does."""
+def _checked(patterns: Sequence[str]) -> Sequence[str]:
+    """The patterns. Raises ValueError for one that matches an empty text, re.error."""
     for pattern in patterns:
         if re.compile(pattern).fullmatch(""):
             raise ValueError(f"the pattern {pattern!r} matches an empty text")
+    return patterns
+
+
+def _any_of(patterns: Sequence[str]) -> re.Pattern[str] | None:
+    """One pattern that matches what any of them does."""
     return re.compile("|".join(f"(?:{p})" for p in patterns), re.MULTILINE) if patterns else None
 
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from mistudio_find.fulltext import Words, snippet
+from mistudio_core.corpus.fulltext import Words, snippet
 from mistudio_find.opened import Opened
 from mistudio_find.table import Sql
 

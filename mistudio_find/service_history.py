@@ -30,7 +30,7 @@ class HistoryMethods:
         """Over the process's runtime."""
         self._runtime = runtime
         self._comparisons = CompareDesk(runtime.artifacts, runtime.jobs, runtime.queries)
-        self._retention = Retention(runtime.database)
+        self._retention = Retention(runtime.database, runtime.users_elsewhere)
 
     async def CompareFinds(
         self, request: find_service_pb2.CompareFindsRequest, _: Context

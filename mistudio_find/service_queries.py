@@ -13,11 +13,11 @@ from mistudio.job.v1 import job_event_pb2
 
 from mistudio_core import clock
 from mistudio_core.artifacts import ArtifactRecord
+from mistudio_core.corpus.fulltext import Words
 from mistudio_core.errors import Corrupt, InvalidInput, MistudioError, NotFound, Unavailable
 from mistudio_core.jobs.records import COMPLETED
 from mistudio_find import convert
 from mistudio_find.filters import compile_filter, compile_order
-from mistudio_find.fulltext import Words
 from mistudio_find.opened import OpenAnalyses, Opened, binding, page_start, page_token
 from mistudio_find.pages import FeaturePages
 from mistudio_find.search import search

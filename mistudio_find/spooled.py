@@ -1,7 +1,7 @@
 """Reads the records of an analysis while its worker writes them: the tail of a spool.
 
-The spool (outputs.py) has a record a line, in order of feature id, with lines of other forms in
-between. It may be cut at its end or begin anew when a killed run goes on; ids say what was seen.
+The spool (outputs.py) has a record a line, in order of feature id. It may be cut at its end or begin anew
+when a killed run goes on; ids say what was seen.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import orjson
 SPOOLS = "*/features*.spool"
 """Where spools stand under a job's scratch folder."""
 _BATCH_BYTES = 1 << 20
-_RECORD = b"{"
 
 
 class SpoolTail:
@@ -36,8 +35,6 @@ class SpoolTail:
             return []
         found = []
         for line in block.splitlines():
-            if not line.startswith(_RECORD):
-                continue
             try:
                 record = orjson.loads(line)
             except ValueError:  # a line that a killed writer left; the next one writes it again

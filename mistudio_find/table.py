@@ -14,9 +14,9 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from mistudio_core import clock
+from mistudio_core.corpus.fulltext import TOKENIZER, joined
 from mistudio_core.errors import Corrupt, LimitReached
 from mistudio_find.fields import ASSOCIATION_FIGURES, ASSOCIATIONS, LIST_NUMBERS, LISTS, SCALARS, folded
-from mistudio_find.fulltext import TOKENIZER, joined
 
 TABLE_FILE = "features.db"
 """Name of the file in the `features` artifact."""

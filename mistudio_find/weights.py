@@ -16,6 +16,7 @@ import numpy as np
 
 from mistudio_core.errors import Corrupt, Unsupported
 from mistudio_find.corpus_index import Array
+from mistudio_find.products import side_by_side
 from mistudio_torch.codes.tensorfile import let_go, open_tensors
 
 WEIGHTS_FILE, CONFIG_FILE = "sae_weights.safetensors", "cfg.json"
@@ -131,29 +132,30 @@ class Nearest:
         return Nearest(ids_FK=self.ids_FK[:, :most].copy(), values_FK=self.values_FK[:, :most].copy())
 
 
-def nearest_directions(decoder: Decoder, most: int, tick: Callable[[float], None]) -> Nearest:
+def nearest_directions(decoder: Decoder, most: int, tick: Callable[[float], None], *, parts: int = 1) -> Nearest:
     """The other directions with the largest cosines, the lower index first of equals; exact.
 
-    Every pair of blocks is multiplied once. Directions of length 0 have none and are none.
+    Every pair of blocks is multiplied once, `parts` at a time. Directions of length 0 have none and are none.
     """
     from mistudio_find.passes.nearest import keep_largest
 
+    def cosines(pair: tuple[tuple[int, int], tuple[int, int]]) -> Array:
+        ours, theirs = pair
+        ours_RD = decoder.unit(*ours)
+        theirs_CD = ours_RD if ours == theirs else decoder.unit(*theirs)
+        return _hidden(ours_RD @ theirs_CD.T, decoder.norms_F[slice(*ours)], decoder.norms_F[slice(*theirs)])
+
     found = Nearest.none(len(decoder.rows_FD), most)
     blocks = list(decoder.blocks())
-    pairs, done = len(blocks) * (len(blocks) + 1) // 2, 0
-    for number, (first, last) in enumerate(blocks):
-        ours_RD = decoder.unit(first, last)
-        for other, end in blocks[number:]:
-            tick(done / pairs)
-            done += 1
-            theirs_CD = ours_RD if other == first else decoder.unit(other, end)
-            cosines_RC = _hidden(ours_RD @ theirs_CD.T, decoder.norms_F[first:last], decoder.norms_F[other:end])
-            rows = slice(first, last)
-            keep_largest(cosines_RC, first, other, found.ids_FK[rows], found.values_FK[rows])
-            if other != first:
-                columns = slice(other, end)
-                turned_CR = np.ascontiguousarray(cosines_RC.T)
-                keep_largest(turned_CR, other, first, found.ids_FK[columns], found.values_FK[columns])
+    pairs = [(ours, theirs) for number, ours in enumerate(blocks) for theirs in blocks[number:]]
+    for done, (((first, last), (other, end)), cosines_RC) in enumerate(side_by_side(cosines, pairs, parts)):
+        tick(done / len(pairs))
+        rows = slice(first, last)
+        keep_largest(cosines_RC, first, other, found.ids_FK[rows], found.values_FK[rows])
+        if other != first:
+            columns = slice(other, end)
+            turned_CR = np.ascontiguousarray(cosines_RC.T)
+            keep_largest(turned_CR, other, first, found.ids_FK[columns], found.values_FK[columns])
     return found
 
 

@@ -54,6 +54,14 @@ class EncodePlan:
     """Tokens harvested at a time."""
     heldout: Array | None = None
     """int64: documents that were held out from training; None where that is not known."""
+    first_documents: int = 0
+    """Documents that are harvested in a block of their own, before the others; 0: none."""
+
+    def blocks(self) -> list[Array]:
+        """The documents as they are harvested."""
+        first, rest = self.chosen[: self.first_documents], self.chosen[self.first_documents :]
+        blocks = cut_blocks(rest, self.corpus.real_tokens, self.block_tokens) if len(rest) else []
+        return [first, *blocks] if len(first) else blocks
 
 
 def codes_meta(
@@ -116,7 +124,7 @@ def _write_codes(
     if plan.heldout is not None:
         heldout[plan.heldout] = True
     documents = corpus.documents(plan.chosen)
-    blocks = cut_blocks(plan.chosen, corpus.real_tokens, plan.block_tokens)
+    blocks = plan.blocks()
     taken_up, done = [store.n_documents for store in stores], 0
     for number, block in enumerate(blocks):
         on_share(number / len(blocks))

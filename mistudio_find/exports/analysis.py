@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from mistudio_core.errors import Corrupt
 from mistudio_find.exports.schema import complete
 from mistudio_find.outputs import ANALYSIS_FILE, LINES_FILE
-from mistudio_find.pages import FeaturePages, PathGetter
+from mistudio_find.pages import FeaturePages, PathGetter, parsed
 
 BLOCK_BYTES = 8 * 1024 * 1024
 """About so many bytes of records are held at a time."""
@@ -91,17 +91,9 @@ class Analysis:
 
     def records(self) -> Iterator[Mapping[str, Any]]:
         """Records with every field of the contract, most coherent first. Raises Corrupt."""
-        import orjson
-
         for lines in self.blocks():
             for line in lines:
-                try:
-                    record = orjson.loads(line)
-                except ValueError as error:
-                    raise Corrupt("A record of the analysis cannot be read. Run the Find job again.") from error
-                if not isinstance(record, dict):
-                    raise Corrupt("A record of the analysis cannot be read. Run the Find job again.")
-                yield complete(record)
+                yield complete(parsed(line))
 
     def path(self, name: str) -> Path:
         """A verified file of the `features` artifact."""

@@ -8,6 +8,7 @@ there are.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from operator import itemgetter
 from typing import Any
 
 from mistudio_find.exports.safety import spreadsheet_text
@@ -16,6 +17,7 @@ from mistudio_find.exports.schema import complete
 _LONGEST = 2000
 _LONGEST_LIST = 8000
 _PARTS = "; "
+_ASSOCIATION = itemgetter("auroc", "lift", "q_value", "documents")
 
 
 def cell(value: object, longest: int = _LONGEST) -> str:
@@ -40,25 +42,26 @@ def _numbers(values: list[Any]) -> str:
 
 def _pairs(name: str, *figures: str) -> Callable[[list[dict[str, Any]]], str]:
     """Items of a list as `name figure figure; ...`."""
+    chosen = itemgetter(name, *figures)
 
     def shown(items: list[dict[str, Any]]) -> str:
-        return _texts([" ".join([i[name], *(str(i[key]) for key in figures)]) for i in items])
+        return _texts([" ".join(map(str, chosen(item))) for item in items])
 
     return shown
 
 
 def _figures(*names: str) -> Callable[[list[dict[str, Any]]], str]:
     """Items of a list as `figure figure; ...`; the first one is never negative."""
+    chosen = itemgetter(*names)
 
     def shown(items: list[dict[str, Any]]) -> str:
-        return _numbers([" ".join([str(i[key]) for key in names]) for i in items])
+        return _numbers([" ".join(map(str, chosen(item))) for item in items])
 
     return shown
 
 
 def _association(items: list[dict[str, Any]]) -> str:
-    keys = ("auroc", "lift", "q_value", "documents")
-    return _texts([" ".join([f"{i['column']}={i['value']}", *(repr(i[k]) for k in keys)]) for i in items])
+    return _texts([" ".join([f"{i['column']}={i['value']}", *map(repr, _ASSOCIATION(i))]) for i in items])
 
 
 _PLAIN = (

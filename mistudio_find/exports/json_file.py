@@ -5,24 +5,19 @@ Find writes this file itself; here it is made again from the records, byte for b
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from mistudio_find.exports.analysis import Analysis
-
-# Unescaped quotes end a string, so these bytes can only be the key itself.
-_JUDGING = b',"judge_texts":['
+from mistudio_find.outputs import analysis_head, published
 
 
 def write(analysis: Analysis, path: Path) -> None:
     """Writes the file. Raises Corrupt; OSError passes."""
-    metadata = json.dumps(analysis.metadata, ensure_ascii=False, separators=(",", ":"))
     first = True
     with path.open("wb") as handle:
-        handle.write(f'{{"job_metadata":{metadata},"features":['.encode())
+        handle.write(analysis_head(analysis.metadata))
         for lines in analysis.blocks():
             for line in lines:
-                end = line.rfind(_JUDGING)
-                handle.write((b"\n" if first else b",\n") + (line[:end] if end >= 0 else line.rstrip()[:-1]) + b"}")
+                handle.write((b"\n" if first else b",\n") + published(line))
                 first = False
         handle.write(b"\n]}\n")

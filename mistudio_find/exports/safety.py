@@ -15,6 +15,7 @@ _NOT_IN_XML_TEXT = re.compile("[\r\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
+_SIGN = re.compile(r"[=+\-@＝＋－＠]")
 _FORMULA = re.compile(r"(^|[,;|\t\r\n\"'])(\s*)([=+\-@＝＋－＠])")
 _INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
@@ -56,5 +57,6 @@ def spreadsheet_text(text: str, longest: int) -> str:
     shown = text[:longest].replace("\t", " ").replace("\r", " ").replace("\n", " ")
     if not shown.isprintable():
         shown = _INVISIBLE.sub("\ufffd", shown)
-    shown = _FORMULA.sub(r"\1'\2\3", shown)
+    if _SIGN.search(shown):
+        shown = _FORMULA.sub(r"\1'\2\3", shown)
     return '"' + shown.replace('"', '""') + '"'

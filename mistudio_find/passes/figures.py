@@ -50,15 +50,79 @@ def gather(
 
 
 @inlined
-def _append_reversed(peak_n: Array, evidence: int, judging: int) -> None:  # pragma: no cover  (compiled)
-    """Moves the judging peaks, which were put from the end on, behind the others in the order of documents."""
-    last = len(peak_n) - 1
-    for i in range(judging // 2):
-        swapped = peak_n[last - judging + 1 + i]
-        peak_n[last - judging + 1 + i] = peak_n[last - i]
-        peak_n[last - i] = swapped
-    for i in range(judging):
-        peak_n[evidence + i] = peak_n[last - judging + 1 + i]
+def _sums(values_n: Array, moments_4: Array) -> None:  # pragma: no cover  (compiled)
+    """Sum, largest, sums of squared and of cubed deviations from the mean."""
+    top, s1, s2, s3 = np.float32(0), 0.0, 0.0, 0.0
+    for i in range(len(values_n)):
+        top = max(top, values_n[i])
+        v = np.float64(values_n[i])
+        s1 += v
+        s2 += v * v
+        s3 += v * v * v
+    mean = s1 / max(1, len(values_n))
+    moments_4[0], moments_4[1] = s1, top
+    moments_4[2] = max(0.0, s2 - s1 * mean)
+    moments_4[3] = s3 - 3 * mean * s2 + 2 * mean * mean * s1
+
+
+@inlined
+def _count_bins(values_n: Array, top: float, histogram_B: Array) -> None:  # pragma: no cover  (compiled)
+    """Adds values to bins between 0 and `top`; four tables in turn, so that no count waits for the one before."""
+    scale = np.float32(BINS) / top if top > 0 else np.float32(0)
+    counts_4B = np.zeros((4, BINS), np.int64)
+    for i in range(len(values_n)):
+        counts_4B[i & 3, min(np.uint32(values_n[i] * scale), np.uint32(BINS - 1))] += 1
+    for b in range(BINS):
+        histogram_B[b] += counts_4B[0, b] + counts_4B[1, b] + counts_4B[2, b] + counts_4B[3, b]
+
+
+@inlined
+def _count_tenths(
+    positions_n: Array, values_n: Array, doc_n: Array, starts_D: Array, tenths_D: Array, tenths_T: Array
+) -> float:  # pragma: no cover  (compiled)
+    """Adds activations to the tenths of their documents; the sum of those on first tokens."""
+    first = 0.0
+    for i in range(len(values_n)):
+        doc = doc_n[i]
+        place = np.int32(positions_n[i] - starts_D[doc])
+        tenths_T[min(np.uint32(np.float32(place) * tenths_D[doc]), np.uint32(TENTHS - 1))] += 1
+        first += values_n[i] * (place == 0)
+    return first
+
+
+@inlined
+def _peaks(bits_n: Array, doc_n: Array, peak_n: Array) -> int:  # pragma: no cover  (compiled)
+    """Place of each document's largest activation, the first of equals; how many.
+
+    What is compared is the bits with, below them, how far the place is from the last one there can be.
+    """
+    last = np.uint64(0xFFFFFFFF)
+    doc, best, n = -1, np.uint64(0), -1
+    for i in range(len(bits_n)):
+        key = np.uint64(bits_n[i]) << np.uint64(32) | (last - np.uint64(i))
+        new = doc_n[i] != doc
+        doc = doc_n[i]
+        n += new
+        best = key if new else max(best, key)
+        peak_n[n] = last - (best & last)
+    return n + 1
+
+
+@inlined
+def _part(peak_n: Array, doc_N: Array, judge_D: Array) -> int:  # pragma: no cover  (compiled)
+    """Puts peaks of judging documents behind the others, both in their order; how many the others are."""
+    judging, evidence = 0, 0
+    aside = np.empty(len(peak_n), peak_n.dtype)
+    for k in range(len(peak_n)):
+        i = peak_n[k]
+        held_back = judge_D[doc_N[i]]
+        aside[judging] = i
+        peak_n[evidence] = i
+        judging += held_back
+        evidence += not held_back
+    for k in range(judging):
+        peak_n[evidence + k] = aside[k]
+    return evidence
 
 
 @compiled
@@ -78,50 +142,23 @@ def measure(
     peaks_C2: Array,
     peak_N: Array,
 ) -> None:  # pragma: no cover  (compiled)
-    """Moments (sum, largest, sum of squared and of cubed deviations), histogram, tenths, sum on first tokens; peaks.
+    """Moments (see `_sums`), histogram, tenths, sum on first tokens; peaks.
 
     Peaks, the first of equals, are those of evidence documents, then those of judging ones; peaks_C2 counts
-    both. tenths_D is TENTHS over a document's tokens.
+    both. tenths_D is TENTHS over a document's tokens. Several short loops: each stays free of guesses and waits.
     """
     for f in prange(len(first_C)):
         low, high = offsets_C[f], offsets_C[f + 1]
-        top = np.float32(0)
-        for i in range(low, high):
-            top = max(top, values_N[i])
-        scale = np.float32(BINS) / top if top > 0 else np.float32(0)
-        s1, s2, s3, first = 0.0, 0.0, 0.0, 0.0
-        doc, best, start, tenths = -1, np.uint16(0), 0, np.float32(0)
-        evidence, judging, at = low, high, low
-        histogram, places = histogram_CB[f], tenths_CT[f]
-        for i in range(low, high):
-            v = np.float64(values_N[i])
-            square = v * v
-            s1 += v
-            s2 += square
-            s3 += square * v
-            histogram[min(np.uint32(values_N[i] * scale), np.uint32(BINS - 1))] += 1
-            here, bits = doc_N[i], bits_N[i]
-            if here != doc:
-                doc, best = here, bits
-                start, tenths = starts_D[doc], tenths_D[doc]
-                judging -= judge_D[doc]
-                at = judging if judge_D[doc] else evidence
-                evidence += not judge_D[doc]
-                peak_N[at] = i
-            elif bits > best:
-                best = bits
-                peak_N[at] = i
-            place = np.int32(positions_N[i] - start)
-            places[min(np.uint32(np.float32(place) * tenths), np.uint32(TENTHS - 1))] += 1
-            if place == 0:
-                first += v
-        mean = s1 / max(1, high - low)
-        moments_C4[f, 0], moments_C4[f, 1] = s1, top
-        moments_C4[f, 2] = max(0.0, s2 - s1 * mean)
-        moments_C4[f, 3] = s3 - 3 * mean * s2 + 2 * mean * mean * s1
-        first_C[f] = first
-        peaks_C2[f, 0], peaks_C2[f, 1] = evidence - low, high - judging
-        _append_reversed(peak_N[low:high], evidence - low, high - judging)
+        _sums(values_N[low:high], moments_C4[f])
+        _count_bins(values_N[low:high], np.float32(moments_C4[f, 1]), histogram_CB[f])
+        first_C[f] = _count_tenths(
+            positions_N[low:high], values_N[low:high], doc_N[low:high], starts_D, tenths_D, tenths_CT[f]
+        )
+        n = _peaks(bits_N[low:high], doc_N[low:high], peak_N[low:high])
+        for k in range(low, low + n):
+            peak_N[k] += low
+        evidence = _part(peak_N[low : low + n], doc_N, judge_D)
+        peaks_C2[f, 0], peaks_C2[f, 1] = evidence, n - evidence
 
 
 @inlined

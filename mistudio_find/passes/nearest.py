@@ -125,21 +125,15 @@ def correlate(
     """
     for p in prange(parts):
         sums = np.zeros(len(mean_G), np.float64)
-        met = np.zeros(len(mean_G), np.int32)
         for f in range(p, len(offsets_F) - 1, parts):
-            n = 0
             for i in range(offsets_F[f], offsets_F[f + 1]):
                 token, value = token_N[i], np.float64(value_N[i])
                 for j in range(starts_T[token], starts_T[token + 1]):
-                    g = feature_M[j]
-                    if sums[g] == 0:
-                        met[n] = g
-                        n += 1
-                    sums[g] += value * value_M[j]
+                    sums[feature_M[j]] += value * value_M[j]
             least = kept_FK[f, -1]
-            order = np.sort(met[:n])
-            for k in range(n):
-                g = order[k]
+            for g in range(len(sums)):
+                if sums[g] == 0:
+                    continue
                 scale = scale_F[f] * scale_G[g]
                 figure = (sums[g] - mean_F[f] * mean_G[g]) / scale if scale > 0 else 0.0
                 sums[g] = 0

@@ -27,12 +27,8 @@ def _chance(seed: int, feature: int, at: int) -> float:  # pragma: no cover  (co
 
 
 @inlined
-def _same_words(
-    a: int, b: int, doc_a: int, doc_b: int, word_W: Array, words_D: Array, reach: int
-) -> bool:  # pragma: no cover  (compiled)
-    """Whether the words within `reach` of two occurrences are the same, documents' edges included."""
-    low_a, low_b = max(words_D[doc_a], a - reach), max(words_D[doc_b], b - reach)
-    high_a, high_b = min(words_D[doc_a + 1], a + reach + 1), min(words_D[doc_b + 1], b + reach + 1)
+def _same_words(low_a: int, high_a: int, low_b: int, high_b: int, word_W: Array) -> bool:  # pragma: no cover
+    """Whether two runs of words are the same."""
     if high_a - low_a != high_b - low_b:
         return False
     for k in range(high_a - low_a):  # noqa: SIM110  (numba compiles loops)
@@ -50,21 +46,34 @@ def _keep_different(
     word_W: Array,
     words_D: Array,
     reach: int,
+    run_K2: Array,
     top_K: Array,
 ) -> int:  # pragma: no cover  (compiled)
-    """The first K peaks no two of which have the same words around them; how many there are."""
+    """The first K peaks no two of which have the same words around them, documents' edges included; how many.
+
+    run_K2 is room for the first word around each and the one after its last.
+    """
     kept, r = 0, 0
     while r < len(peak_n) and kept < len(top_K):
-        at, copy = peak_n[r], False
+        at = peak_n[r]
+        word, doc = word_T[positions_N[at]], doc_N[at]
+        low, high = max(words_D[doc], word - reach), min(words_D[doc + 1], word + reach + 1)
+        copy = False
         for k in range(kept):
-            other = top_K[k]
-            one, two = word_T[positions_N[at]], word_T[positions_N[other]]
-            copy = copy or _same_words(one, two, doc_N[at], doc_N[other], word_W, words_D, reach)
+            copy = copy or _same_words(low, high, run_K2[k, 0], run_K2[k, 1], word_W)
         if not copy:
-            top_K[kept] = at
+            top_K[kept], run_K2[kept, 0], run_K2[kept, 1] = at, low, high
             kept += 1
         r += 1
     return kept
+
+
+@inlined
+def _as_positions(places_K: Array, positions_N: Array) -> None:  # pragma: no cover  (compiled)
+    """Indices into N as tokens; -1 stays."""
+    for k in range(len(places_K)):
+        if places_K[k] >= 0:
+            places_K[k] = positions_N[places_K[k]]
 
 
 @compiled
@@ -87,20 +96,22 @@ def pick(
     quantile_CQ: Array,
     judge_CJ: Array,
     strong_CS: Array,
+    strong_value_CS: Array,
 ) -> None:  # pragma: no cover  (compiled)
-    """Indices into N of the peaks that stand for each feature; -1 where there are no more.
+    """Tokens of the peaks that stand for each feature; -1 where there are no more.
 
-    strong: the strongest in evidence documents. top: the strongest whose surroundings differ. quantile:
-    one from each of Q equal groups of the evidence documents after as many as top has, its place drawn
-    from (seed, feature, group). judge: J of the judging documents, evenly over the ranks of those that
+    strong: the strongest in evidence documents, with their activations. top: the strongest whose surroundings
+    differ. quantile: one from each of Q equal groups of the evidence documents after as many as top has, its place
+    drawn from (seed, feature, group). judge: J of the judging documents, evenly over the ranks of those that
     reach `clear` of the largest, or of the first J where these are fewer.
     """
     for f in prange(len(peaks_C2)):
         evidence, judging = peaks_C2[f, 0], peaks_C2[f, 1]
         peaks = peak_N[offsets_C[f] : offsets_C[f] + evidence + judging]
         for r in range(min(evidence, strong_CS.shape[1])):
-            strong_CS[f, r] = peaks[r]
-        kept = _keep_different(peaks[:evidence], positions_N, doc_N, word_T, word_W, words_D, reach, top_CK[f])
+            strong_CS[f, r], strong_value_CS[f, r] = positions_N[peaks[r]], values_N[peaks[r]]
+        run_K2 = np.empty((top_CK.shape[1], 2), np.int64)
+        kept = _keep_different(peaks[:evidence], positions_N, doc_N, word_T, word_W, words_D, reach, run_K2, top_CK[f])
         groups = min(quantile_CQ.shape[1], evidence - kept)
         for group in range(groups):
             first = kept + (evidence - kept) * group // groups
@@ -113,6 +124,9 @@ def pick(
         wanted = min(usable, judge_CJ.shape[1])
         for j in range(wanted):
             judge_CJ[f, j] = peaks[evidence + (j * (usable - 1) // (wanted - 1) if wanted > 1 else 0)]
+        _as_positions(top_CK[f], positions_N)
+        _as_positions(quantile_CQ[f], positions_N)
+        _as_positions(judge_CJ[f], positions_N)
 
 
 @compiled
@@ -158,14 +172,9 @@ def find_outliers(
 
 @inlined
 def _choose(
-    quiet_P: Array, silent_P: Array, likeness_P: Array, start: float, random_R: Array, near_S: Array
-) -> None:  # pragma: no cover  (compiled)
+    quiet_P: Array, likeness_P: Array, start: float, random_R: Array, near_S: Array
+) -> None:  # pragma: no cover
     """See `contrast`; takes what it chooses off `quiet_P`."""
-    left = 0
-    for p in range(len(quiet_P)):
-        left += quiet_P[p]
-    if left < len(random_R) + len(near_S):
-        quiet_P[:] = silent_P
     p, got = int(start * len(quiet_P)), 0
     for _ in range(len(quiet_P)):
         if got == len(random_R):
@@ -191,36 +200,24 @@ def _choose(
             least = likeness_P[near_S[held - 1]]
 
 
-@compiled
-def direct(
-    top_CK: Array,
-    word_T: Array,
-    doc_T: Array,
-    word_W: Array,
-    words_D: Array,
-    vector_VR: Array,
-    reach: int,
-    like_CR: Array,
+@inlined
+def _count(flags_P: Array) -> int:  # pragma: no cover  (compiled)
+    """How many are set."""
+    found = 0
+    for p in range(len(flags_P)):
+        found += flags_P[p]
+    return found
+
+
+@inlined
+def _silence(
+    low: int, high: int, positions_N: Array, doc_N: Array, slot_D: Array, window_P2: Array, silent_P: Array
 ) -> None:  # pragma: no cover  (compiled)
-    """Sum over each feature's top tokens of the topic vector around them, each of length 1 (see `sum_windows`)."""
-    for f in prange(len(top_CK)):
-        window = np.zeros(like_CR.shape[1], np.float32)
-        for k in range(top_CK.shape[1]):
-            token = top_CK[f, k]
-            if token < 0:
-                break
-            word, doc = word_T[token], doc_T[token]
-            window[:] = 0
-            for at in range(max(words_D[doc], word - reach), min(words_D[doc + 1], word + reach + 1)):
-                vector = vector_VR[word_W[at]]
-                for r in range(len(window)):
-                    window[r] += vector[r]
-            norm = np.float32(0)
-            for r in range(len(window)):
-                norm += window[r] * window[r]
-            scale = np.float32(1 / np.sqrt(norm)) if norm > 0 else np.float32(0)
-            for r in range(len(window)):
-                like_CR[f, r] += window[r] * scale
+    """Clears the windows that an activation of low..high-1 stands in."""
+    for i in range(low, high):
+        slot = slot_D[doc_N[i]]
+        if slot >= 0:  # half of the activations lie in a window: a branch on that would be guessed wrong
+            silent_P[slot] &= (positions_N[i] < window_P2[slot, 0]) | (positions_N[i] >= window_P2[slot, 1])
 
 
 @compiled
@@ -228,6 +225,8 @@ def contrast(
     offsets_C: Array,
     positions_N: Array,
     doc_N: Array,
+    peaks_C2: Array,
+    peak_N: Array,
     slot_D: Array,
     window_P2: Array,
     likeness_CP: Array,
@@ -250,14 +249,21 @@ def contrast(
     for part in prange(parts):
         quiet, silent = np.zeros(pool, np.bool_), np.zeros(pool, np.bool_)
         for f in range(part, len(likeness_CP), parts):
+            low, high = offsets_C[f], offsets_C[f + 1]
             quiet[:] = True
-            silent[:] = True
-            for i in range(offsets_C[f], offsets_C[f + 1]):
-                slot = slot_D[doc_N[i]]
+            for r in range(low, low + peaks_C2[f, 0] + peaks_C2[f, 1]):
+                slot = slot_D[doc_N[peak_N[r]]]
                 if slot >= 0:
                     quiet[slot] = False
-                    if window_P2[slot, 0] <= positions_N[i] < window_P2[slot, 1]:
-                        silent[slot] = False
+            few = _count(quiet[:bound]) < random_CR.shape[1] + near_CS.shape[1]
+            judge_few = _count(quiet[bound:]) < judge_random_CR.shape[1] + judge_near_CS.shape[1]
+            if few or judge_few:
+                silent[:] = True
+                _silence(low, high, positions_N, doc_N, slot_D, window_P2, silent)
+            if few:
+                quiet[:bound] = silent[:bound]
+            if judge_few:
+                quiet[bound:] = silent[bound:]
             start = _chance(seed, first_feature + f, 1 << 20)
-            _choose(quiet[:bound], silent[:bound], likeness_CP[f, :bound], start, random_CR[f], near_CS[f])
-            _choose(quiet[bound:], silent[bound:], likeness_CP[f, bound:], start, judge_random_CR[f], judge_near_CS[f])
+            _choose(quiet[:bound], likeness_CP[f, :bound], start, random_CR[f], near_CS[f])
+            _choose(quiet[bound:], likeness_CP[f, bound:], start, judge_random_CR[f], judge_near_CS[f])

@@ -133,22 +133,51 @@ def find_phrases(
             _keep_best(run, mass, n, tokens, total, count_S, words, run_CP3[f], figure_CP2[f])
 
 
+@inlined
+def _window(
+    word: int, doc: int, word_W: Array, words_D: Array, vector_VR: Array, reach: int, out_R: Array
+) -> None:  # pragma: no cover  (compiled)
+    """Sum of the word vectors within `reach` words of an occurrence in its document, at length 1 or 0."""
+    out_R[:] = 0
+    for at in range(max(words_D[doc], word - reach), min(words_D[doc + 1], word + reach + 1)):
+        vector = vector_VR[word_W[at]]
+        for r in range(len(out_R)):
+            out_R[r] += vector[r]
+    norm = np.float32(0)
+    for r in range(len(out_R)):
+        norm += out_R[r] * out_R[r]
+    scale = np.float32(1 / np.sqrt(norm)) if norm > 0 else np.float32(0)
+    for r in range(len(out_R)):
+        out_R[r] *= scale
+
+
 @compiled
 def sum_windows(
     word_n: Array, doc_n: Array, word_W: Array, words_D: Array, vector_VR: Array, reach: int, out_nR: Array
 ) -> None:  # pragma: no cover  (compiled)
-    """Sum of the word vectors within `reach` words of each occurrence in its document, at length 1 or 0."""
+    """The window of each occurrence, see `_window`."""
     for i in prange(len(word_n)):
-        doc = doc_n[i]
-        row = out_nR[i]
-        for at in range(max(words_D[doc], word_n[i] - reach), min(words_D[doc + 1], word_n[i] + reach + 1)):
-            vector = vector_VR[word_W[at]]
-            for r in range(len(row)):
-                row[r] += vector[r]
-        norm = 0.0
-        for r in range(len(row)):
-            norm += row[r] * row[r]
-        if norm > 0:
-            scale = np.float32(1 / np.sqrt(norm))
-            for r in range(len(row)):
-                row[r] *= scale
+        _window(word_n[i], doc_n[i], word_W, words_D, vector_VR, reach, out_nR[i])
+
+
+@compiled
+def direct(
+    top_CK: Array,
+    word_T: Array,
+    doc_T: Array,
+    word_W: Array,
+    words_D: Array,
+    vector_VR: Array,
+    reach: int,
+    like_CR: Array,
+) -> None:  # pragma: no cover  (compiled)
+    """Sum over each feature's top tokens of their windows, see `_window`."""
+    for f in prange(len(top_CK)):
+        window = np.empty(like_CR.shape[1], np.float32)
+        for k in range(top_CK.shape[1]):
+            token = top_CK[f, k]
+            if token < 0:
+                break
+            _window(word_T[token], doc_T[token], word_W, words_D, vector_VR, reach, window)
+            for r in range(len(window)):
+                like_CR[f, r] += window[r]

@@ -6,14 +6,11 @@ W word occurrences, R dimensions, S sets of texts.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numba import prange
 
+from mistudio_find.corpus_index import Array
 from mistudio_torch.compiled import compiled
-
-Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @compiled

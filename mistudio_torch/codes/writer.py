@@ -178,7 +178,8 @@ class CodesWriter:
         if not self._buffered:
             return
         features, positions, values = (np.concatenate(column) for column in zip(*self._buffer, strict=True))
-        order = np.lexsort((positions, features))
+        rising = bool((positions[1:] >= positions[:-1]).all())
+        order = _by_feature(features, self.d_sae) if rising else np.lexsort((positions, features))
         counts = np.bincount(features, minlength=self.d_sae)
         for path, column in zip(
             self._spill_files(self._spills), (_offsets(counts), positions[order], values[order]), strict=True
@@ -231,10 +232,10 @@ class CodesWriter:
             _, positions_file, values_file = self._spill_files(number)
             positions.append(np.load(positions_file, mmap_mode="r")[here])
             values.append(np.load(values_file, mmap_mode="r")[here])
-            features.append(np.repeat(np.arange(first, last), np.diff(offsets[first : last + 1])))
+            features.append(np.repeat(np.arange(last - first), np.diff(offsets[first : last + 1])))
         if not features:
             return
-        order = np.argsort(np.concatenate(features), kind="stable")
+        order = _by_feature(np.concatenate(features), last - first)
         target = slice(total[first] - total[base], total[last] - total[base])
         out["positions"][target] = np.concatenate(positions)[order]
         out["values"][target] = np.concatenate(values)[order]
@@ -284,6 +285,11 @@ def _copy(source: Path, target: Array) -> None:
     raw = np.memmap(source, dtype=target.dtype, mode="r", shape=target.shape)
     for start in range(0, len(target), _COPY_ROWS):
         target[start : start + _COPY_ROWS] = raw[start : start + _COPY_ROWS]
+
+
+def _by_feature(features: Array, count: int) -> Array:
+    """Stable order of features 0..count-1; numbers of 16 bits are sorted digit by digit, ten times as fast."""
+    return np.argsort(features.astype(np.uint16) if count <= 1 << 16 else features, kind="stable")
 
 
 def _offsets(counts: Array) -> Array:

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mistudio_core.corpus.fulltext import Words, snippet
 from mistudio_core.errors import Corrupt, InvalidInput, LimitReached
 from mistudio_find import table as tables
 from mistudio_find.filters import compile_filter
-from mistudio_find.fulltext import Words, snippet
 from mistudio_find.table import ALL, FeatureTable, TableWriter
 from tests.support.analyses import feature
 

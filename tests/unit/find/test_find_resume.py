@@ -49,21 +49,23 @@ def whole(tmp_path_factory, store):
 
 
 def test_an_attempt_that_dies_between_records_is_taken_up(tmp_path, store, whole, monkeypatch):
-    analyse, done = job.Analyst.analyse, []
+    records, done = job.Analyst.records, []
 
-    def dies(self, feature):
-        if feature == 5:
-            raise RuntimeError("the machine is gone")
-        return analyse(self, feature)
+    def dies(self, first):
+        for record in records(self, first):
+            if record["feature_id"] == 5:
+                raise RuntimeError("the machine is gone")
+            yield record
 
-    def counts(self, feature):
-        done.append(feature)
-        return analyse(self, feature)
+    def counts(self, first):
+        for record in records(self, first):
+            done.append(record["feature_id"])
+            yield record
 
-    monkeypatch.setattr(job.Analyst, "analyse", dies)
+    monkeypatch.setattr(job.Analyst, "records", dies)
     with pytest.raises(RuntimeError, match="gone"):
         analysed(tmp_path, store)
-    monkeypatch.setattr(job.Analyst, "analyse", counts)
+    monkeypatch.setattr(job.Analyst, "records", counts)
     assert analysed(tmp_path, store) == whole
     assert done == [5, 6, 7]
 

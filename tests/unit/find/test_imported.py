@@ -13,7 +13,7 @@ import pytest
 from mistudio_core.artifacts import ArtifactReader
 from mistudio_core.errors import Cancelled, InvalidInput, LimitReached, MistudioError, NotFound
 from mistudio_core.jobs.local import LocalContext
-from mistudio_find import imported, imported_codes, job
+from mistudio_find import imported_codes, imported_sae, job
 from mistudio_find.config import FindConfig
 from mistudio_find.pages import FeaturePages
 from mistudio_torch.codes import CodesReader
@@ -92,7 +92,7 @@ def test_an_imported_sae_has_the_features_of_its_training_job(made, tmp_path, la
     assert origin["corpus_sha256"] and len(origin["sha256"]) == 64
     kept = found.reader("sae")
     assert kept.record.file("sae_weights.safetensors").sha256 == result.sae_sha256
-    assert json.loads(kept.read_bytes(imported.ORIGIN_FILE))["sha256"] == origin["sha256"]
+    assert json.loads(kept.read_bytes(imported_sae.ORIGIN_FILE))["sha256"] == origin["sha256"]
 
 
 @pytest.fixture(scope="module")
@@ -218,9 +218,9 @@ def test_too_little_memory_is_said_before_weights_are_read(made, tmp_path, monke
 
 def test_a_file_stands_for_its_folder(made, tmp_path):
     config = asked(made, sae_uri="saelens/sae_weights.safetensors")
-    assert imported.load(config, context(tmp_path, made.corpus)).origin["format"] == "saelens"
+    assert imported_sae.load(config, context(tmp_path, made.corpus)).origin["format"] == "saelens"
     by_name = replace(config, sae_uri="saelens", model_root=None, sae_root=made.models)
-    assert imported.load(by_name, context(tmp_path, made.corpus)).sae.shape.d_sae == 32
+    assert imported_sae.load(by_name, context(tmp_path, made.corpus)).sae.shape.d_sae == 32
 
 
 def test_a_transcoder_is_compared_with_the_hook_that_it_writes(made, tmp_path):

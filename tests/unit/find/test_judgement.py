@@ -53,7 +53,7 @@ def evidence(keywords, texts=("x",), spans=None):
     ],
 )
 def test_categories_follow_the_rules(index, keywords, category):
-    found = build_judge(load_rules(), index).about(evidence(keywords))
+    found = build_judge(load_rules(), index).about([evidence(keywords)])[0]
     assert found["pattern_category"] == category
     assert 0 < found["category_confidence"] <= 1
 
@@ -71,7 +71,7 @@ def test_categories_follow_the_rules(index, keywords, category):
     ],
 )
 def test_behaviours_show_in_texts(index, texts, behavior):
-    found = build_judge(load_rules(), index).about(evidence(["zzz"], texts))["behavioral_indicators"]
+    found = build_judge(load_rules(), index).about([evidence(["zzz"], texts)])[0]["behavioral_indicators"]
     assert behavior in [indicator["name"] for indicator in found]
     scores = [indicator["score"] for indicator in found]
     assert scores == sorted(scores, reverse=True)
@@ -80,9 +80,9 @@ def test_behaviours_show_in_texts(index, texts, behavior):
 
 def test_tags_name_subjects_best_first(index):
     judge = build_judge(load_rules(), index)
-    assert judge.about(evidence(["soup", "butter", "oven", "guitar"]))["semantic_tags"][0] == "food"
-    assert judge.about(evidence(["json", "xml", "schema"]))["semantic_tags"][0] == "data formats"
-    assert judge.about(evidence(["zzz"]))["semantic_tags"] == []
+    assert judge.about([evidence(["soup", "butter", "oven", "guitar"])])[0]["semantic_tags"][0] == "food"
+    assert judge.about([evidence(["json", "xml", "schema"])])[0]["semantic_tags"][0] == "data formats"
+    assert judge.about([evidence(["zzz"])])[0]["semantic_tags"] == []
 
 
 def test_words_that_stand_everywhere_are_no_sign(index):
@@ -101,7 +101,7 @@ def test_words_that_stand_everywhere_are_no_sign(index):
         spans=given.spans,
         places=given.places,
     )
-    assert judge.about(words)["behavioral_indicators"] == []
+    assert judge.about([words])[0]["behavioral_indicators"] == []
 
 
 def test_complexity_grows_with_what_varies():

@@ -37,22 +37,28 @@ class Words:
 
     parts: tuple[str, ...]
     """Words and phrases as given, without quotes."""
+    beginnings: frozenset[str] = frozenset()
+    """Those of the parts that any word may go on from."""
 
     @staticmethod
-    def parse(field: str, text: str) -> Words:
-        """From words and "quoted phrases". Raises InvalidInput, naming `field`."""
-        pieces = [quoted or bare for quoted, bare in _PIECE.findall(text)]
-        parts = tuple(piece for piece in pieces if searchable(piece))
+    def parse(field: str, text: str, *, beginnings: bool = False) -> Words:
+        """From words and "quoted phrases"; with `beginnings`, `word*` is any word that begins so.
+
+        Raises InvalidInput, naming `field`.
+        """
+        pieces = [(quoted or bare, not quoted) for quoted, bare in _PIECE.findall(text)]
+        parts = tuple(piece for piece, _ in pieces if searchable(piece))
+        begun = frozenset(p for p, plain in pieces if beginnings and plain and p.endswith("*"))
         if not parts:
             raise InvalidInput.field(field, text, "at least one word", "Give a word with a letter or a digit.")
         if len(parts) > MOST_WORDS:
             raise InvalidInput.field(field, text, f"at most {MOST_WORDS} words", "Leave the commonest ones out.")
-        return Words(parts)
+        return Words(parts, begun)
 
     @property
     def match(self) -> str:
         """The FTS5 expression; every part is quoted, so that nothing in it is syntax."""
-        return " AND ".join(phrase(part) for part in self.parts)
+        return " AND ".join(phrase(part) + (" *" if part in self.beginnings else "") for part in self.parts)
 
 
 def searchable(text: str) -> bool:
