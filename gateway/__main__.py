@@ -24,6 +24,12 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--http", default="127.0.0.1:8001", metavar="HOST:PORT", help="default: %(default)s")
     options.add_argument("--grpc", default="127.0.0.1:50051", metavar="HOST:PORT", help="default: %(default)s")
     options.add_argument(
+        "--probe-address",
+        default="",
+        metavar="HOST:PORT",
+        help="where health checks alone are answered",
+    )
+    options.add_argument(
         "--backend",
         action="append",
         default=[],
@@ -51,6 +57,7 @@ def config_of(options: argparse.Namespace) -> GatewayConfig:
     return GatewayConfig(
         http_address=options.http,
         grpc_address=options.grpc,
+        probe_address=options.probe_address,
         backends=backends or {ANY_OWNER: Home.at(options.home).control_target},
         tls=_tls(options.tls_cert, options.tls_key, options.tls_ca),
         backend_tls=_tls(options.backend_tls_cert, options.backend_tls_key, options.backend_tls_ca),

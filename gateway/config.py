@@ -50,6 +50,8 @@ class GatewayConfig:
     """Where HTTP listens; port 0 takes any free port."""
     grpc_address: str = "127.0.0.1:50051"
     """Where gRPC listens; port 0 takes any free port."""
+    probe_address: str = ""
+    """`host:port` of a listener that answers health checks only, without certificate; empty for none."""
     backends: Mapping[str, str]
     """gRPC target of each owner (`train`, `find`, ...); `*` for every owner without its own."""
     tls: Tls | None = None

@@ -6,7 +6,6 @@ answers, go to the owner in the job id or the artifact's URI. One target for all
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,10 +18,6 @@ from mistudio_core import ids
 from mistudio_core.errors import InvalidInput, NotFound, Unavailable
 from mistudio_rpc.channel import Tls, open_channel
 from mistudio_rpc.contract import Method
-
-_JOB_ID = re.compile(r"(?:^|/)([a-z][a-z0-9]*)_\d{8}_\d{6}_[0-9a-f]{8,32}(?:[/_.]|$)")
-_UPLOADS = "/data/samples/"
-_DEFAULT_OWNER = "train"
 
 
 class Router:
@@ -47,7 +42,7 @@ class Router:
             return ids.service_of(getattr(request, "job_id"))  # noqa: B009
         if "uri" in fields:
             return _owner_of_uri(getattr(request, "uri"))  # noqa: B009
-        return str(getattr(request, "service", "")) or _DEFAULT_OWNER
+        return str(getattr(request, "service", "")) or ids.UPLOAD_OWNER
 
     def target(self, method: Method, request: Message | bytes | None) -> str:
         """The gRPC target of a call. `request` may be None for a stream of requests."""
@@ -66,7 +61,13 @@ class Router:
 
     def channel(self, method: Method, request: Message | bytes | None) -> grpc.aio.Channel:
         """An open channel to the backend of a call; kept for later calls."""
-        target = self.target(method, request)
+        return self._open(self.target(method, request))
+
+    def channels(self) -> list[grpc.aio.Channel]:
+        """An open channel to every backend."""
+        return [self._open(target) for target in sorted(set(self._backends.values()))]
+
+    def _open(self, target: str) -> grpc.aio.Channel:
         if target not in self._channels:
             self._channels[target] = open_channel(target, self._tls)
         return self._channels[target]
@@ -104,10 +105,8 @@ def stopping() -> Unavailable:
 
 
 def _owner_of_uri(uri: str) -> str:
-    if f"/{uri.lstrip('/')}".startswith(_UPLOADS):
-        return _DEFAULT_OWNER
-    match = _JOB_ID.search(uri)
-    if match is None:
+    owner = ids.owner_of_uri(uri)
+    if not owner:
         shown = uri if len(uri) <= 120 else uri[:117] + "..."
         raise NotFound(f"No artifact has the URI {shown}.", reason="ARTIFACT_NOT_FOUND", facts={"uri": shown})
-    return match[1]
+    return owner

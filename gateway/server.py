@@ -16,6 +16,7 @@ import uvicorn
 from gateway.app import create_app
 from gateway.config import GatewayConfig
 from gateway.grpc_entry import GrpcEntry, address_in_use
+from gateway.probe import Probe
 from gateway.routing import Router
 from mistudio_core.address import split_address
 from mistudio_rpc.contract import Contract
@@ -54,11 +55,15 @@ class Gateway:
         http = self._uvicorn_config()
         http.load()  # reads the certificate: what is wrong with it shows before anything listens
         listener = _listen(self._config.http_address)
+        self._probe = Probe(self._router)
         try:
+            if self._config.probe_address:
+                await self._probe.start(self._config.probe_address)
             self._entry = GrpcEntry(self._contract, self._router, self._config)
             self.grpc_address = _with_port(self.grpc_address, await self._entry.start())
         except BaseException:
             listener.close()
+            await self._probe.stop()
             await self._router.close()
             raise
         self.http_address = _with_port(self.http_address, listener.getsockname()[1])
@@ -71,6 +76,7 @@ class Gateway:
         self._router.drain()
         self._http.should_exit = True
         await asyncio.gather(self._entry.stop(self._config.limits.drain_seconds), self._serving)
+        await self._probe.stop()
         await self._router.close()
 
     def endpoints(self) -> dict[str, object]:

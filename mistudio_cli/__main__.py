@@ -13,11 +13,14 @@ from typing import Annotated, Any
 import typer
 
 from mistudio_cli import (
+    audit,
     compare,
     corpora,
     demo,
     down,
+    engines,
     explain,
+    explanations,
     export,
     features,
     find,
@@ -63,11 +66,14 @@ def build() -> typer.Typer:
         app.command()(verb)
     app.add_typer(jobs.app, name="jobs")
     app.add_typer(features.app, name="features")
+    app.add_typer(explanations.app, name="explanations")
     app.add_typer(find_history.app, name="find-history")
     app.add_typer(models.app, name="models")
     app.add_typer(recipe_list.app, name="recipes")
     app.add_typer(corpora.app, name="corpora")
     app.add_typer(sae.app, name="sae")
+    app.add_typer(engines.app, name="engines")
+    app.add_typer(audit.app, name="audit")
     return app
 
 

@@ -1,4 +1,4 @@
-"""`mistudio down`: stops the gateway and the control process of a home; workers go on with their jobs.
+"""`mistudio down`: stops the gateway, the control process and its engines; workers go on with their jobs.
 
 What it stops is named in the record that `mistudio up` keeps; nothing is stopped by name.
 """
@@ -11,6 +11,7 @@ import time
 from mistudio_cli import endpoints, options, supervisor
 from mistudio_cli.output import emit, say
 from mistudio_core import clock
+from mistudio_core.engine_records import end_all
 from mistudio_core.errors import Unavailable
 from mistudio_core.home import Home
 
@@ -31,7 +32,7 @@ def stop(home: Home) -> bool:
     """Stops what runs on a home; False where nothing did. Raises Unavailable where it does not stop."""
     state = endpoints.read_state(home)
     if state is None:
-        return False
+        return end_all(home) > 0
     found = state.supervisor.alive() or any(child.alive() for child in state.children.values())
     state.supervisor.signal(signal.SIGTERM)
     ends = clock.monotonic() + STOP_SECONDS
@@ -40,4 +41,5 @@ def stop(home: Home) -> bool:
             raise Unavailable(f"Process {state.supervisor.pid} does not stop. See the logs in {home.logs}.")
         time.sleep(0.05)
     supervisor.stop_leftovers(home)
+    end_all(home)
     return found

@@ -64,7 +64,7 @@ class UpState:
 
 def start_of(pid: int) -> int | None:
     """Start time of a living process; None where there is none."""
-    from mistudio_rpc.launcher import process_start_of
+    from mistudio_core.processes import process_start_of
 
     return process_start_of(pid)
 

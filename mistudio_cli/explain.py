@@ -20,6 +20,15 @@ Fallback = Annotated[
     bool, typer.Option("--allow-lexical-fallback", help="Use the lexical engine where the named one does not answer.")
 ]
 
+Strategy = Annotated[
+    str | None,
+    option(
+        "--strategy",
+        "How evidence is put: top_and_contrast, quantiles, contrast_pair, promoted_tokens or code.",
+        "top_and_contrast",
+    ),
+]
+
 
 def explain(
     find_job_id: Annotated[str, typer.Argument(help="The Find job to explain.", show_default=False)],
@@ -34,8 +43,25 @@ def explain(
     allow_lexical_fallback: Fallback = False,
     concurrency: Annotated[int | None, option("--concurrency", "Explanations asked for at a time.", "4")] = None,
     seed: Annotated[int | None, option("--seed", "Seed of every random choice.", "0")] = None,
-    audience: Annotated[str | None, option("--audience", "Whom it is for: engineer.", "engineer")] = None,
-    strategy: Annotated[str | None, option("--strategy", "How evidence is put: top_and_contrast.")] = None,
+    audience: Annotated[
+        str | None, option("--audience", "Whom it is for: engineer, business or regulator.", "engineer")
+    ] = None,
+    strategy: Strategy = None,
+    budget_usd: Annotated[
+        float | None, option("--budget-usd", "Most to spend on engines that cost money, US dollars.", "0, none of them")
+    ] = None,
+    min_quality: Annotated[
+        float | None, option("--min-quality", "Ask again below this quality, then flag; 0 to 1.", "0, never")
+    ] = None,
+    judge_engine: Annotated[
+        str | None, option("--judge", "Engine that judges; lexical and embedding need none.", "the configured one")
+    ] = None,
+    judge_model: Annotated[str | None, option("--judge-model", "Model of the judging engine.", "its own")] = None,
+    few_shot: Annotated[str | None, option("--few-shot", "Set of example explanations.", "the built-in one")] = None,
+    use_cache: Annotated[
+        bool | None,
+        typer.Option("--cache/--no-cache", help="Take equal explanations from earlier runs.", show_default=False),
+    ] = None,
     request_id: RequestId = None,
     detach: options.Detach = False,
     home: options.Home = None,

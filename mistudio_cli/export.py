@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from mistudio_rpc.client import Client
 
 _FIND = "json, csv, xml, pytorch, txt, parquet, safetensors, neuronpedia, delphi, zip, saedashboard"
-_FORMATS = {"train": "safetensors", "find": _FIND, "explain": "json or html"}
+_EXPLAIN = "json, html, pdf, csv, txt, audit_json, audit_html, audit_pdf"
+_FORMATS = {"train": "safetensors", "find": _FIND, "explain": _EXPLAIN}
 _ANALYSIS = "feature_analysis.json"
 # What Find writes beside its JSON.
 _BESIDE = ("pattern_categories.json", "quality_metrics.json")
@@ -31,7 +32,7 @@ def export(
         str | None,
         typer.Option(
             "--format",
-            help=f"find: {_FIND}; explain: json, html; train: safetensors (the SAE, SAELens layout).",
+            help=f"find: {_FIND}; explain: {_EXPLAIN}; train: safetensors (the SAE, SAELens layout).",
             show_default=False,
         ),
     ] = None,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from mistudio_cli import options
+from mistudio_cli.text import cut, plain, short
 from mistudio_core.errors import MistudioError, Unavailable
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ Filter = Annotated[
 ]
 Limit = Annotated[int, typer.Option("--limit", min=1, max=1_000_000, help="Most features.")]
 _PAGE = 50
-_TEXT, _WORDS = 60, 5
+_WORDS = 5
 _PATIENCE_SECONDS, _PAUSE_SECONDS = 60.0, 0.5
 
 
@@ -99,7 +100,7 @@ def show_feature(
         emit_message(feature)
         return
     show(facts_table(_facts(feature)))
-    rows = [(f"{top.activation_strength:.3g}", _plain(top.text)) for top in feature.top_activations[:texts]]
+    rows = [(f"{top.activation_strength:.3g}", plain(top.text)) for top in feature.top_activations[:texts]]
     if rows:
         show(table("Strongest texts", ("activation", "text"), rows, right=("activation",)))
 
@@ -131,7 +132,7 @@ def search(
             emit(_hit_json(hit, feature))
     elif hits:
         rows = [
-            (h.job_id, h.feature_id, f"{h.score:.2f}", f"{f.coherence_score:.2f}", _plain(h.snippet)) for h, f in hits
+            (h.job_id, h.feature_id, f"{h.score:.2f}", f"{f.coherence_score:.2f}", plain(h.snippet)) for h, f in hits
         ]
         columns = ("job", "feature", "score", "coherence", "where")
         show(table("", columns, rows, right=columns[1:4]))
@@ -236,11 +237,11 @@ def _row(feature: feature_pb2.Feature) -> tuple[object, ...]:
     return (
         feature.feature_id,
         f"{feature.coherence_score:.2f}",
-        "dead" if feature.dead else _short(feature, "quality_level"),
-        _short(feature, "pattern_category"),
+        "dead" if feature.dead else short(feature, "quality_level"),
+        short(feature, "pattern_category"),
         f"{feature.activation_statistics.frequency:.2%}",
-        _plain(", ".join(feature.pattern_keywords[:_WORDS])),
-        _cut(_plain(top)),
+        plain(", ".join(feature.pattern_keywords[:_WORDS])),
+        cut(plain(top)),
     )
 
 
@@ -248,17 +249,17 @@ def _facts(feature: feature_pb2.Feature) -> dict[str, object]:
     statistics = feature.activation_statistics
     facts: dict[str, object] = {
         "feature": f"{feature.feature_id}{' (dead: it never fired)' if feature.dead else ''}",
-        "coherence": f"{feature.coherence_score:.3f} ({_short(feature, 'quality_level')})",
-        "category": f"{_short(feature, 'pattern_category')} (confidence {feature.category_confidence:.2f})",
-        "complexity": _short(feature, "complexity"),
+        "coherence": f"{feature.coherence_score:.3f} ({short(feature, 'quality_level')})",
+        "category": f"{short(feature, 'pattern_category')} (confidence {feature.category_confidence:.2f})",
+        "complexity": short(feature, "complexity"),
         "fires on": f"{statistics.frequency:.3%} of tokens: {statistics.count} in {statistics.documents} documents",
         "activation": f"mean {statistics.mean:.3g}, largest {statistics.max:.3g}",
-        "keywords": _plain(", ".join(feature.pattern_keywords)),
-        "tags": _plain(", ".join(feature.semantic_tags)),
-        "tokens": _plain(", ".join(f"{d.text.strip()} {d.share:.0%}" for d in feature.driving_tokens)),
-        "behaviours": _plain(", ".join(f"{i.name} {i.score:.2f}" for i in feature.behavioral_indicators)),
-        "goes with": _plain(", ".join(f"{a.column}={a.value} {a.auroc:.2f}" for a in feature.associations[:_WORDS])),
-        "raises": _plain(", ".join(repr(t.token) for t in feature.promoted_tokens)),
+        "keywords": plain(", ".join(feature.pattern_keywords)),
+        "tags": plain(", ".join(feature.semantic_tags)),
+        "tokens": plain(", ".join(f"{d.text.strip()} {d.share:.0%}" for d in feature.driving_tokens)),
+        "behaviours": plain(", ".join(f"{i.name} {i.score:.2f}" for i in feature.behavioral_indicators)),
+        "goes with": plain(", ".join(f"{a.column}={a.value} {a.auroc:.2f}" for a in feature.associations[:_WORDS])),
+        "raises": plain(", ".join(repr(t.token) for t in feature.promoted_tokens)),
     }
     return {name: value for name, value in facts.items() if value}
 
@@ -267,20 +268,3 @@ def _hit_json(hit: find_service_pb2.SearchHit, feature: feature_pb2.Feature) -> 
     from mistudio_cli.output import message_json
 
     return {**message_json(hit), "feature": message_json(feature)}
-
-
-def _short(feature: feature_pb2.Feature, name: str) -> str:
-    """The short name of an enum field's value."""
-    from mistudio_rpc.contract import short_name
-
-    enum = feature.DESCRIPTOR.fields_by_name[name].enum_type
-    return short_name(enum.values_by_number[getattr(feature, name)]) if enum else ""
-
-
-def _plain(text: str) -> str:
-    """Text from elsewhere without control and direction characters, so that it cannot steer a terminal."""
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= _TEXT else text[: _TEXT - 1] + "…"

@@ -40,5 +40,26 @@ TlsCa = Annotated[
     Path | None,
     typer.Option("--tls-ca", help="Authority (PEM) that clients must be signed by: mutual TLS.", show_default=False),
 ]
+Metrics = Annotated[
+    str,
+    typer.Option(
+        "--metrics-address",
+        help="host:port that tells Prometheus what is counted, at /metrics; off loopback with TLS and the token.",
+        show_default=False,
+    ),
+]
+Probe = Annotated[
+    str,
+    typer.Option("--probe-address", help="host:port that answers health checks only.", show_default=False),
+]
+CheckpointSeconds = Annotated[
+    float,
+    typer.Option(
+        "--checkpoint-seconds",
+        min=0,
+        max=15,
+        help="Seconds that workers have to write a checkpoint when this stops; for containers, whose end ends them.",
+    ),
+]
 Http = Annotated[str, typer.Option("--http", help="Where HTTP listens, host:port; port 0 takes a free one.")]
 Grpc = Annotated[str, typer.Option("--grpc", help="Where gRPC listens, host:port; port 0 takes a free one.")]

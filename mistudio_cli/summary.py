@@ -79,11 +79,30 @@ def show_explain(
         "features explained": f"{result.total_features_processed} by {result.engine}",
         "mean quality": f"{insights.explanation_quality_average:.3f}",
         "mean accuracy": f"{insights.accuracy_average:.3f}",
+        **_people_and_costs(result),
         "report": result.report_path,
         "explanations": result.explanations_path,
         "save it": f"mistudio export {result.job_id} --format html",
     }
     show(facts_table(facts))
+
+
+def _people_and_costs(result: explain_service_pb2.GetExplainResultResponse) -> dict[str, str]:
+    """What waits for people and what the run cost, where there is something to say."""
+    insights, costs = result.summary_insights, result.summary_insights.costs
+    facts = {}
+    if insights.failed:
+        facts["failed"] = str(insights.failed)
+    if insights.flagged:
+        facts["flagged"] = f"{insights.flagged}: mistudio explanations queue {result.job_id}"
+    if insights.reviewed:
+        facts["reviewed"] = f"{insights.reviewed}, human accuracy {insights.human_accuracy:.3f}"
+    if costs.openai_cost or costs.spent_usd:
+        facts["cost"] = (
+            f"${costs.local_cost:.4f} energy ({costs.energy_method}), ${costs.spent_usd:.4f} at providers; the same "
+            f"tokens: ${costs.openai_cost:.4f} at OpenAI, ${costs.anthropic_cost:.4f} at Anthropic ({costs.prices})"
+        )
+    return facts
 
 
 def show_result(client: Client, job_id: str) -> None:

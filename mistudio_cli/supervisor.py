@@ -45,10 +45,14 @@ class UpConfig:
     """Where the gateway listens for HTTP."""
     grpc: str = "127.0.0.1:50051"
     """Where the gateway listens for gRPC."""
+    probe: str = ""
+    """Where the gateway answers health checks alone; empty for nowhere."""
     tls: tuple[Path | None, Path | None, Path | None] = (None, None, None)
     """Certificate, key and authority of the gateway's listeners."""
     cpu_jobs: int = 1
     """Jobs at a time on the CPU."""
+    checkpoint_seconds: float = 0.0
+    """Seconds that workers have to write a checkpoint at a stop; 0 where they outlive it."""
     host_names: tuple[str, ...] = field(default=())
     """Further names that Host headers may carry."""
 
@@ -199,13 +203,16 @@ def _failed_start(child: Child) -> MistudioError:
 def _control_arguments(config: UpConfig) -> list[str]:
     home = str(config.home.root)
     program = [sys.executable, "-m", "mistudio_cli", "serve", *SERVICES]
-    return [*program, "--home", home, "--cpu-jobs", str(config.cpu_jobs)]
+    arguments = [*program, "--home", home, "--cpu-jobs", str(config.cpu_jobs)]
+    return [*arguments, "--checkpoint-seconds", str(config.checkpoint_seconds)]
 
 
 def _gateway_arguments(config: UpConfig) -> list[str]:
     home = config.home
     arguments = [sys.executable, "-m", "gateway", "--home", str(home.root), "--http", config.http]
     arguments += ["--grpc", config.grpc, "--endpoints-file", str(home.endpoints_file)]
+    if config.probe:
+        arguments += ["--probe-address", config.probe]
     for option, path in zip(("--tls-cert", "--tls-key", "--tls-ca"), config.tls, strict=True):
         if path is not None:
             arguments += [option, str(path)]

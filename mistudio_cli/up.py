@@ -27,6 +27,7 @@ def up(
     home: options.Home = None,
     http: options.Http = "127.0.0.1:8001",
     grpc: options.Grpc = "127.0.0.1:50051",
+    probe_address: options.Probe = "",
     detach: Annotated[bool, typer.Option("--detach", help="Return once ready; go on in the background.")] = False,
     tls_cert: options.TlsCert = None,
     tls_key: options.TlsKey = None,
@@ -36,6 +37,7 @@ def up(
         typer.Option("--host-name", help="Further name that Host headers may carry.", show_default=False),
     ] = None,
     cpu_jobs: Annotated[int, typer.Option("--cpu-jobs", min=1, help="Jobs at a time on the CPU.")] = 1,
+    checkpoint_seconds: options.CheckpointSeconds = 0,
     as_json: options.Json = False,
 ) -> None:
     """Start miStudio: gateway and control process."""
@@ -44,6 +46,8 @@ def up(
         home=place,
         http=http,
         grpc=grpc,
+        probe=probe_address,
+        checkpoint_seconds=checkpoint_seconds,
         tls=(tls_cert, tls_key, tls_ca),
         cpu_jobs=cpu_jobs,
         host_names=tuple(host_name or ()),
@@ -127,6 +131,9 @@ def show_ready(home: Home, found: Endpoints, *, already: bool, as_json: bool) ->
 def _foreground(config: UpConfig) -> list[str]:
     arguments = [sys.executable, "-m", "mistudio_cli", "up", "--json", "--home", str(config.home.root)]
     arguments += ["--http", config.http, "--grpc", config.grpc, "--cpu-jobs", str(config.cpu_jobs)]
+    arguments += ["--checkpoint-seconds", str(config.checkpoint_seconds)]
+    if config.probe:
+        arguments += ["--probe-address", config.probe]
     for option, path in zip(("--tls-cert", "--tls-key", "--tls-ca"), config.tls, strict=True):
         if path is not None:
             arguments += [option, str(Path(path).resolve())]

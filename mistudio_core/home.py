@@ -1,7 +1,8 @@
 """Where an installation keeps its things: one folder, named by MISTUDIO_HOME.
 
 Sockets stand in it too, or, where its path is too long for a socket address, in a private folder
-of the system's temporary directory that is derived from it.
+of the system's temporary directory that is derived from it. What several homes share, or what is
+mounted from outside, is named by variables of its own.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from mistudio_core import ids
-from mistudio_core.errors import Forbidden
+from mistudio_core.errors import Forbidden, InvalidInput
 from mistudio_core.secret import Secret, read_sealed, write_sealed
 
+_LEAST_TOKEN = 32
 _SOCKET_LIMIT = 90  # sun_path holds 108 bytes; leave room for the name
 
 
@@ -35,6 +38,12 @@ def private_folder(folder: Path) -> None:
         )
     if found.st_mode & 0o077:
         folder.chmod(0o700)
+
+
+def _configured(variable: str) -> Path | None:
+    """The path that an environment variable names; None where it is not set."""
+    value = os.environ.get(variable)
+    return Path(value).expanduser().resolve() if value else None
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +70,12 @@ class Home:
 
     @property
     def artifacts(self) -> Path:
-        """Root of the artifact store."""
-        return self.root / "artifacts"
+        """Root of the artifact store, unless MISTUDIO_ARTIFACTS names one that several homes share."""
+        return _configured("MISTUDIO_ARTIFACTS") or self.root / "artifacts"
+
+    def area(self, services: Sequence[str]) -> str:
+        """Folder under `artifacts` that a process of these services writes; empty where no other home writes there."""
+        return "-".join(sorted(services)) if _configured("MISTUDIO_ARTIFACTS") else ""
 
     @property
     def logs(self) -> Path:
@@ -82,8 +95,7 @@ class Home:
     @property
     def models(self) -> Path:
         """Where local model folders may be named from (the allowed model root), unless MISTUDIO_MODEL_ROOT says."""
-        configured = os.environ.get("MISTUDIO_MODEL_ROOT")
-        return Path(configured).expanduser().resolve() if configured else self.root / "models"
+        return _configured("MISTUDIO_MODEL_ROOT") or self.root / "models"
 
     @property
     def saes(self) -> Path:
@@ -96,9 +108,14 @@ class Home:
         return self.root / "rules"
 
     @property
+    def fonts(self) -> Path:
+        """Fonts that PDF reports may use beside the built-in ones; need not exist."""
+        return self.root / "fonts"
+
+    @property
     def engines_file(self) -> Path:
-        """Settings of explanation engines (TOML)."""
-        return self.root / "engines.toml"
+        """Settings of explanation engines (TOML), unless MISTUDIO_ENGINES_FILE names them."""
+        return _configured("MISTUDIO_ENGINES_FILE") or self.root / "engines.toml"
 
     @property
     def runtime(self) -> Path:
@@ -125,12 +142,22 @@ class Home:
 
     @property
     def token_file(self) -> Path:
-        """The bearer token (mode 0600)."""
-        return self.secrets / "token"
+        """The bearer token (mode 0600), unless MISTUDIO_TOKEN_FILE names the file that holds it."""
+        return _configured("MISTUDIO_TOKEN_FILE") or self.secrets / "token"
 
     def token(self) -> Secret:
-        """The bearer token; made at first use."""
+        """The bearer token; made at first use, but never in a file that MISTUDIO_TOKEN_FILE names.
+
+        Raises InvalidInput where that file is missing or holds fewer than 32 characters.
+        """
         existing = read_sealed(self.token_file)
+        if os.environ.get("MISTUDIO_TOKEN_FILE") and len(existing.reveal() if existing else "") < _LEAST_TOKEN:
+            raise InvalidInput.field(
+                "MISTUDIO_TOKEN_FILE",
+                self.token_file,
+                f"a file that holds a token of at least {_LEAST_TOKEN} characters",
+                "`openssl rand -hex 32` makes one.",
+            )
         if existing:
             return existing
         fresh = Secret(ids.new_token())

@@ -13,6 +13,10 @@ from mistudio_core import clock
 from mistudio_core.errors import NotFound
 
 _JOB_ID = re.compile(r"^(?P<service>[a-z][a-z0-9]*)_\d{8}_\d{6}_[0-9a-f]{8,32}$")
+_JOB_ID_IN_URI = re.compile(r"(?:^|/)([a-z][a-z0-9]*_\d{8}_\d{6}_[0-9a-f]{8,32})(?:[/_.]|$)")
+_UPLOADS = "/data/samples/"
+UPLOAD_OWNER = "train"
+"""The service that keeps uploads."""
 
 
 def new_job_id(service: str) -> str:
@@ -26,6 +30,19 @@ def service_of(job_id: str) -> str:
     if match is None:
         raise job_not_found(job_id)
     return match["service"]
+
+
+def owner_of_uri(uri: str) -> str:
+    """The service that keeps an artifact, read from its URI; empty where the URI names none."""
+    if f"/{uri.lstrip('/')}".startswith(_UPLOADS):
+        return UPLOAD_OWNER
+    return job_of_uri(uri).partition("_")[0]
+
+
+def job_of_uri(uri: str) -> str:
+    """The job that wrote an artifact, read from its URI; empty where the URI names none."""
+    match = _JOB_ID_IN_URI.search(uri)
+    return match[1] if match else ""
 
 
 def job_not_found(job_id: str) -> NotFound:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mistudio_core.errors import InvalidInput
 
-METRICS_VERSION = "1"
+METRICS_VERSION = "2"
 """Version of the definitions in docs/metrics.md that this code follows."""
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -18,7 +18,13 @@ _RANGES: dict[str, tuple[float, float]] = {
     "min_coherence": (0, 1),
     "concurrency": (1, 256),
     "seed": (0, 2**31 - 1),
+    "budget_usd": (0, 1_000_000),
+    "min_quality": (0, 1),
 }
+AUDIENCES = ("engineer", "business", "regulator")
+"""Whom explanations are written for."""
+STRATEGIES = ("top_and_contrast", "quantiles", "contrast_pair", "promoted_tokens", "code")
+"""How evidence is put to a model; one template family each in prompts/."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,12 +49,31 @@ class ExplainConfig:
     """Explanations asked for at a time."""
     seed: int = 0
     """Seed of every random choice, passed to the engine too."""
+    audience: str = "engineer"
+    """Whom the explanations are for."""
+    strategy: str = "top_and_contrast"
+    """How evidence is put to the engine."""
+    budget_usd: float = 0.0
+    """Most to spend on engines that cost money, US dollars; 0 for none of them."""
+    min_quality: float = 0.0
+    """Explanations below are asked for again, then flagged; 0 for never."""
+    judge_engine: str = ""
+    """Engine whose model judges; `lexical`, `embedding`, or empty for the configured one, else lexical."""
+    judge_model: str = ""
+    """Model of the judging engine; empty for its own."""
+    few_shot: str = ""
+    """Name of the administrator's set of example explanations; empty for the built-in one."""
+    use_cache: bool = True
+    """Whether equal explanations of earlier runs are taken."""
 
     def __post_init__(self) -> None:
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if not low <= value <= high:
                 raise InvalidInput.field(name, value, f"{low:g} to {high:g}")
+        for name, known in (("audience", AUDIENCES), ("strategy", STRATEGIES)):
+            if getattr(self, name) not in known:
+                raise InvalidInput.field(name, getattr(self, name), ", ".join(known))
         if len(set(self.feature_ids)) != len(self.feature_ids):
             raise InvalidInput.field("feature_ids", "a repeated id", "every id once")
 
@@ -77,6 +102,8 @@ class QualityParts:
     """Upper end of accuracy's 95 % interval."""
     accuracy_near: float | None = None
     """AUROC against silent texts of like topic; None where there are none."""
+    judge_failures: int = 0
+    """Held-out texts that the judge gave no usable answer on; they enter no figure."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -123,6 +150,68 @@ class Explanation:
     """Seconds that the engine took."""
     failure: str = ""
     """Why there is no explanation; empty where there is one."""
+    strategy: str = ""
+    """How evidence was put to the engine; empty for the lexical engine."""
+    attempts: int = 1
+    """Explanations asked for before this one was taken, itself included."""
+    cost_usd: float = 0.0
+    """US dollars that all its attempts cost at providers."""
+    cached: bool = False
+    """Whether it was taken from the cache."""
+    flags: tuple[str, ...] = ()
+    """Why a person should look at it, one reason each."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EngineSummary:
+    """What one engine and model did in a run."""
+
+    engine: str
+    """The engine."""
+    model: str
+    """The model."""
+    explanations: int = 0
+    """Explanations that it wrote."""
+    failed: int = 0
+    """Features that it failed on."""
+    quality_average: float = 0.0
+    """Mean quality of its explanations."""
+    accuracy_average: float = 0.0
+    """Mean accuracy of its explanations."""
+    latency_average: float = 0.0
+    """Mean seconds from asking to the whole answer."""
+    prompt_tokens: int = 0
+    """Tokens of all prompts."""
+    completion_tokens: int = 0
+    """Tokens of all answers."""
+    cost_usd: float = 0.0
+    """US dollars at its provider."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Costs:
+    """What a run cost and what it would have cost elsewhere; definitions in docs/metrics.md."""
+
+    local_cost: float = 0.0
+    """US dollars of the energy that local engines took."""
+    openai_cost: float = 0.0
+    """US dollars of the same tokens at OpenAI."""
+    anthropic_cost: float = 0.0
+    """US dollars of the same tokens at Anthropic."""
+    savings_vs_openai: float = 0.0
+    """openai_cost less local_cost."""
+    savings_vs_anthropic: float = 0.0
+    """anthropic_cost less local_cost."""
+    roi_break_even_features: float | None = None
+    """Features after which the hardware's price is saved; None where nothing is saved."""
+    energy_wh: float = 0.0
+    """Watt-hours of local engines."""
+    energy_method: str = "none"
+    """`nvml`, `rated_power` or `none`."""
+    prices: str = ""
+    """Version of the price table."""
+    spent_usd: float = 0.0
+    """US dollars that were really spent at providers."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -145,6 +234,12 @@ class SummaryInsights:
     """Mean accuracy of the same."""
     failed: int
     """Features whose explanation failed."""
+    flagged: int = 0
+    """Explanations that a person should look at."""
+    engines: tuple[EngineSummary, ...] = ()
+    """Each engine and model that was asked."""
+    costs: Costs | None = None
+    """What it cost."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

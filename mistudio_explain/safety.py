@@ -11,11 +11,18 @@ import math
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
+from pathlib import Path
+from typing import Any
 
 from mistudio_core.corpus.words import words
+from mistudio_core.errors import InvalidInput
 from mistudio_explain.evidence import FeatureEvidence
 
+SAFETY_FILE = "safety.json"
+"""Name of the administrator's rules in `<home>/rules`."""
 _OFTEN, _SELDOM = 0.3, 0.1
+_ASSESSMENTS = ("requires_review", "concerning")
+_MOST_BYTES, _MOST_PHRASES = 1 << 20, 4
 _CATEGORY_WEIGHT = {"technical": 1.0, "behavioral": 1.0, "conversational": 0.9, "temporal": 0.8, "general": 0.6}
 
 
@@ -31,39 +38,87 @@ class SafetyRule:
     """Words and phrases, each as its words joined by one space."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class SafetyRules:
+    """The rules of an installation."""
+
+    version: str
+    """Name and version."""
+    rules: tuple[SafetyRule, ...]
+    """Most serious first."""
+
+
+def load_safety_rules(folder: Path | None = None) -> tuple[str, tuple[SafetyRule, ...]]:
+    """(version, rules): `safety.json` of a folder of rules where there is one, else the built-in ones."""
+    found = safety_rules(folder)
+    return found.version, found.rules
+
+
+def safety_rules(folder: Path | None = None) -> SafetyRules:
+    """See load_safety_rules. Raises InvalidInput that names what is wrong with the administrator's file."""
+    own = folder / SAFETY_FILE if folder is not None else None
+    return _parsed(own) if own is not None and own.is_file() else _built_in()
+
+
 @lru_cache(maxsize=1)
-def load_safety_rules() -> tuple[str, tuple[SafetyRule, ...]]:
-    """(version, rules): the built-in ones, most serious first."""
-    body = json.loads(resources.files("mistudio_explain").joinpath("rules/safety.v1.json").read_text(encoding="utf-8"))
-    rules = tuple(
-        SafetyRule(
-            assessment=r["assessment"],
-            subject=r["subject"],
-            phrases=frozenset(" ".join(w for w, _, _ in words(p)) for p in r["words"]),
-        )
-        for r in body["rules"]
-    )
-    return body["version"], rules
+def _built_in() -> SafetyRules:
+    path = resources.files("mistudio_explain").joinpath("rules/safety.v1.json")
+    return _rules(json.loads(path.read_text(encoding="utf-8")))
 
 
-def assess_safety(evidence: FeatureEvidence) -> tuple[str, str]:
+def _parsed(path: Path) -> SafetyRules:
+    try:
+        raw = path.read_bytes()
+        return _rules(json.loads(raw) if len(raw) <= _MOST_BYTES else None)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidInput.field(
+            f"rules/{SAFETY_FILE}",
+            str(error),
+            '{"version": "...", "rules": [{"assessment": "requires_review or concerning", "subject": "...", '
+            '"words": ["...", "..."]}]}, most serious first',
+        ) from error
+
+
+def _rules(body: Any) -> SafetyRules:
+    """Raises ValueError, KeyError, TypeError or AttributeError for another form."""
+    unknown = set(body) - {"version", "rules"}
+    found = []
+    for rule in body["rules"]:
+        unknown |= set(rule) - {"assessment", "subject", "words"}
+        if rule["assessment"] not in _ASSESSMENTS:
+            raise ValueError(f"assessment {rule['assessment']!r}")
+        phrases = frozenset(" ".join(w for w, _, _ in words(p)) for p in rule["words"]) - {""}
+        if not phrases:
+            raise ValueError(f"no words for {rule['subject']!r}")
+        found.append(SafetyRule(assessment=rule["assessment"], subject=str(rule["subject"])[:200], phrases=phrases))
+    if unknown:
+        raise ValueError(f"unknown keys {', '.join(sorted(unknown))}")
+    return SafetyRules(version=str(body["version"])[:100], rules=tuple(found))
+
+
+def assess_safety(
+    evidence: FeatureEvidence, *, explanation: str = "", rules: SafetyRules | None = None
+) -> tuple[str, str]:
     """(safety_assessment, reason).
 
-    A rule applies where one of its phrases is a keyword or stands in at least 30 % of the top texts:
-    then its assessment. In 10 % to 30 %: safe, looked at. Otherwise neutral without a reason. The
-    explanation itself has no say: an injected one cannot call a feature safe.
+    A rule applies where one of its phrases is among the five best keywords, stands in at least 30 % of the top
+    texts or in the explanation: then its assessment. In 10 % to 30 % of the texts: safe, looked at. Otherwise
+    neutral without a reason. The explanation can only raise it: an injected one cannot call a feature safe.
     """
     keywords = {" ".join(w for w, _, _ in words(k)) for k in evidence.keywords[:5]}
     texts = [_phrases(t.text) for t in evidence.top]
+    said = _phrases(explanation)
     seldom = ""
-    for rule in load_safety_rules()[1]:
-        named = sorted(rule.phrases & keywords)
+    for rule in (rules or _built_in()).rules:
         hits = [rule.phrases & t for t in texts]
         share = sum(bool(h) for h in hits) / max(1, len(texts))
-        if named or share >= _OFTEN:
-            word = named[0] if named else sorted(set().union(*hits))[0]
-            where = "is among its keywords" if named else f"stands in {share:.0%} of its top texts"
-            return rule.assessment, f'It touches {rule.subject}: "{word}" {where}.'
+        for named, where in (
+            (rule.phrases & keywords, "is among its keywords"),
+            (frozenset().union(*hits) if share >= _OFTEN else frozenset(), f"stands in {share:.0%} of its top texts"),
+            (rule.phrases & said, "stands in its explanation"),
+        ):
+            if named:
+                return rule.assessment, f'It touches {rule.subject}: "{min(named)}" {where}.'
         if share >= _SELDOM and not seldom:
             seldom = f"A few top texts ({share:.0%}) touch {rule.subject}; its keywords do not."
     return ("safe", seldom) if seldom else ("neutral", "")
@@ -71,13 +126,14 @@ def assess_safety(evidence: FeatureEvidence) -> tuple[str, str]:
 
 @lru_cache(maxsize=1024)
 def _phrases(text: str) -> frozenset[str]:
-    """Single words, pairs and triples of a text."""
+    """Single words and runs of up to four of a text."""
     found = [w for w, _, _ in words(text)]
-    return frozenset(" ".join(found[at : at + size]) for size in (1, 2, 3) for at in range(len(found) - size + 1))
+    sizes = range(1, _MOST_PHRASES + 1)
+    return frozenset(" ".join(found[at : at + size]) for size in sizes for at in range(len(found) - size + 1))
 
 
 def business_relevance(evidence: FeatureEvidence) -> str:
-    """High from 0.5, medium from 0.25: coherence x category weight x frequency weight.
+    """High from 0.65, medium from 0.35: coherence x category weight x frequency weight.
 
     Frequency weight: log10(frequency x 1e5) / 3, clipped to 0..1, so that 1 token in 100,000 counts 0
     and 1 in 100 counts 1. Category weight: technical, behavioral 1; conversational 0.9; temporal 0.8; general 0.6.

@@ -13,5 +13,6 @@ from mistudio_explain.engines.settings import load_engines
 def run(request: bytes, context: JobContext) -> bytes:
     """See mistudio_rpc.registry.JobRunner."""
     config = convert.config_of(explain_service_pb2.StartExplainRequest.FromString(request))
-    engines = load_engines(Home.at().engines_file)
-    return convert.result_message(job.run(config, context, engines)).SerializeToString()
+    home = Home.at()
+    engines = load_engines(home.engines_file)
+    return convert.result_message(job.run(config, context, engines, home)).SerializeToString()

@@ -95,8 +95,9 @@ class Method:
 
     @property
     def is_internal(self) -> bool:
-        """Whether only worker processes may call it."""
-        return self.policy is not None and self.policy.access == options_pb2.ACCESS_LEVEL_WORKER
+        """Whether only worker processes or other services may call it."""
+        internal = (options_pb2.ACCESS_LEVEL_WORKER, options_pb2.ACCESS_LEVEL_SERVICE)
+        return self.policy is not None and self.policy.access in internal
 
     @cached_property
     def http_rules(self) -> tuple[http_pb2.HttpRule, ...]:

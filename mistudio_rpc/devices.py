@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from mistudio_core import clock
 from mistudio_core.errors import LimitReached
 from mistudio_core.gpus import GpuReading, best_first, gpu_of, read_gpus
 from mistudio_core.home import private_folder
@@ -43,6 +44,7 @@ class DevicePool:
         private_folder(self._folder)
         self._cpu_slots = cpu_slots
         self._nvml = nvml
+        self._refused: float | None = None
 
     def gpus(self) -> list[GpuReading]:
         """The GPUs as they are now; asks the driver, so call it off the event loop."""
@@ -68,8 +70,38 @@ class DevicePool:
         for device, lock in self._candidates(request, wants_gpu):
             lease = self._lock(device, lock)
             if lease is not None:
+                self._refused = None  # who still waits asks again in a moment
+                return lease
+            if device.startswith("cuda"):
+                self._refused = clock.monotonic()
+        return None
+
+    def lease_gpu(self, index: int) -> DeviceLease | None:
+        """Locks one GPU for an engine; None where another process has it. Unlike a job, it makes nobody give way."""
+        for device, lock in self._candidates(DeviceRequest(gpu_id=index), True):
+            lease = self._lock(device, lock)
+            if lease is not None:
                 return lease
         return None
+
+    def lease_cores(self, cores: Sequence[int]) -> list[DeviceLease] | None:
+        """Locks processor cores for a process pinned to them; None where another process has one of them.
+
+        Jobs do not ask for cores: these leases only keep pinned processes apart.
+        """
+        held: list[DeviceLease] = []
+        for core in cores:
+            lease = self._lock(f"cpu:{core}", f"core-{core}")
+            if lease is None:
+                for taken in held:
+                    taken.release()
+                return None
+            held.append(lease)
+        return held
+
+    def gpu_wanted(self, within_seconds: float) -> bool:
+        """Whether a job was refused a GPU so recently that it still waits for one."""
+        return self._refused is not None and clock.monotonic() - self._refused < within_seconds
 
     def free_slots(self) -> int:
         """Devices that could take a job now."""

@@ -16,7 +16,7 @@ from typing import Any
 
 from mistudio_core import clock
 from mistudio_core.artifacts import ArtifactRecord
-from mistudio_core.errors import MistudioError
+from mistudio_core.errors import MistudioError, Unavailable
 from mistudio_core.jobs.records import (
     CANCELLED,
     COMPLETED,
@@ -48,13 +48,26 @@ LONGEST_PAUSE_SECONDS = 300.0
 RESERVE_BYTES = 64 * 1024 * 1024
 """Free space that a job paused by a full disk needs to go on."""
 KEPT_CHECKPOINTS = 2
+_CHECKPOINT_LOOK_SECONDS = 0.05
 
 
 class Dispatcher:
     """Runs the jobs of the services that a control process hosts."""
 
-    def __init__(self, runtime: Runtime, entries: Sequence[ServiceEntry], launcher: Launcher, target: str) -> None:
-        """`target` is where workers report to; it must stay the same over restarts."""
+    def __init__(
+        self,
+        runtime: Runtime,
+        entries: Sequence[ServiceEntry],
+        launcher: Launcher,
+        target: str,
+        *,
+        after_crash: bool = False,
+    ) -> None:
+        """`target` is where workers report to; it must stay the same over restarts.
+
+        `after_crash`: the control process before this one ended without being asked to.
+        """
+        self._after_crash = after_crash
         self._runtime = runtime
         self._entries = {e.name: e for e in entries}
         self._launcher = launcher
@@ -72,6 +85,17 @@ class Dispatcher:
             self._adopt(attempt)
         await sweep(self._runtime, staging=not self._workers)
         self._task = asyncio.create_task(self._loop(), name="dispatcher")
+
+    async def checkpointed(self, seconds: float) -> None:
+        """Asks workers for a checkpoint; returns once every job that has one has a newer one, or after `seconds`."""
+        self._runtime.ending = True
+        names, ends = list(self._entries), clock.monotonic() + seconds
+        before = {j.job_id: j.last_checkpoint for j in await self._runtime.queries.with_status(names, RUNNING)}
+        waiting = {job_id for job_id, last in before.items() if last}
+        while waiting and clock.monotonic() < ends:
+            await asyncio.sleep(_CHECKPOINT_LOOK_SECONDS)
+            now = {j.job_id: j.last_checkpoint for j in await self._runtime.queries.with_status(names, RUNNING)}
+            waiting = {job_id for job_id in waiting if now.get(job_id) == before[job_id]}
 
     async def stop(self) -> None:
         """Ends the loop; workers go on."""
@@ -145,7 +169,11 @@ class Dispatcher:
     async def _upstream_done(self, job: JobRecord) -> bool:
         if not job.start_after:
             return True
-        upstream = await self._runtime.queries.get(job.start_after)
+        try:
+            upstream = await self._runtime.queries.get(job.start_after)
+        except Unavailable:
+            await self._explain_wait(job, f"waits for {job.start_after}, whose service does not answer")
+            return False
         if upstream.status == COMPLETED:
             return True
         if upstream.status in (FAILED, CANCELLED):
@@ -165,6 +193,9 @@ class Dispatcher:
     async def _launch(self, job: JobRecord, entry: ServiceEntry, lease: DeviceLease) -> None:
         try:
             inputs = await self._inputs(job)
+        except Unavailable:
+            await self._explain_wait(job, "waits for a service that keeps its input and does not answer")
+            return
         except MistudioError as error:
             record = ErrorRecord(reason=error.reason, message=error.message, facts=error.facts)
             await self._runtime.jobs.fail(job.job_id, record)
@@ -211,6 +242,7 @@ class Dispatcher:
             "request": base64.b64encode(job.request).decode(),
             "device": device,
             "home": str(home.root),
+            "area": self._runtime.artifacts.area,
             "scratch": str(home.scratch / job.job_id / str(job.attempt)),
             "log_file": str(home.logs / "jobs" / f"{job.job_id}.{job.attempt}.log"),
             "inputs": {role: _plain(record) for role, record in inputs.items()},
@@ -223,7 +255,7 @@ class Dispatcher:
         key = (attempt.job_id, attempt.attempt)
         worker = self._launcher.adopt(attempt.pid, attempt.process_start)
         if worker is None:
-            self._on_end(key, Ended(code=None, out_of_memory=False))
+            self._on_end(key, Ended(code=None, out_of_memory=False, with_service=self._after_crash))
             return
         log.info("adopted the worker of %s (pid %d)", attempt.job_id, attempt.pid)
         self._workers[key] = worker

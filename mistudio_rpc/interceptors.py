@@ -103,7 +103,8 @@ class ContractInterceptor(grpc.aio.ServerInterceptor):
     def _authenticate(self, method: Method, context: Context) -> None:
         """Raises Unauthenticated. Worker calls prove themselves by the lease in their message."""
         policy = method.policy
-        if self._token is None or policy is None or policy.access != options_pb2.ACCESS_LEVEL_TOKEN:
+        with_token = (options_pb2.ACCESS_LEVEL_TOKEN, options_pb2.ACCESS_LEVEL_SERVICE)
+        if self._token is None or policy is None or policy.access not in with_token:
             return
         shown = next((str(v) for k, v in context.invocation_metadata() or () if k == "authorization"), "")
         if not shown:

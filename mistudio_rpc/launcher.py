@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mistudio_core.processes import process_start_of
 from mistudio_rpc.devices import DeviceLease
 
 
@@ -30,18 +31,22 @@ class Ended:
     """Exit code, negative for a signal; None where the process was not a child of this one."""
     out_of_memory: bool
     """Whether the kernel killed a process for lack of memory while it ran."""
+    with_service: bool = False
+    """Whether its service ended with it, unasked: in a container, that is what a lack of memory looks like."""
 
     @property
     def killed_from_outside(self) -> bool:
         """Whether someone stopped it, rather than itself."""
         outside = (None, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT)
-        return self.code in outside and not self.out_of_memory
+        return self.code in outside and not self.out_of_memory and not self.with_service
 
     @property
     def message(self) -> str:
         """What happened, one line."""
         if self.out_of_memory:
             return "the worker was killed for lack of memory"
+        if self.with_service:
+            return "the worker and its service were killed together; in a container, check its memory limit"
         if self.code is None:
             return "the worker is gone"
         if self.code < 0:
@@ -70,17 +75,13 @@ class Worker:
                 return
 
 
-def process_start_of(pid: int) -> int | None:
-    """Start time of a living process in clock ticks since boot; None where there is none (or a zombie)."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if fields[0] == "Z" else int(fields[19])
+_OWN_MEMORY = Path("/sys/fs/cgroup/memory.events")
+"""The container's own counters, where it has some; those of the machine count its neighbours too."""
 
 
 def _oom_kills() -> int:
-    for line in Path("/proc/vmstat").read_text().splitlines():
+    source = _OWN_MEMORY if _OWN_MEMORY.exists() else Path("/proc/vmstat")
+    for line in source.read_text().splitlines():
         if line.startswith("oom_kill "):
             return int(line.split()[1])
     return 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from importlib import metadata
 from typing import TYPE_CHECKING, Protocol
@@ -44,6 +45,8 @@ class ServiceEntry:
     """Modules that a warm spare imports before it has a job."""
     wants_gpu: bool = False
     """Whether its jobs take a GPU where there is one."""
+    background: Callable[[Runtime], AbstractAsyncContextManager[None]] | None = None
+    """Work beside requests, from before the first request to after the last; None for none."""
 
 
 def find_services(names: Sequence[str]) -> list[ServiceEntry]:

@@ -32,11 +32,12 @@ from mistudio_core.jobs.records import (
     NewJob,
     StateChanged,
 )
-from mistudio_core.jobs.store import JobStore, request_id_reused
+from mistudio_core.jobs.store import JobStore, UsersElsewhere, nobody, request_id_reused
 from mistudio_core.jobs.worker_store import WorkerStore
 from mistudio_core.secret import Secret, read_sealed, write_sealed
 from mistudio_rpc import messages
 from mistudio_rpc.devices import DevicePool
+from mistudio_rpc.peers import PeerConfig, PeerQueries, Peers
 from mistudio_rpc.watch import WatchHub
 
 M = TypeVar("M", bound=Message)
@@ -54,8 +55,12 @@ class Runtime:
     """The machine's devices."""
     services: Sequence[str] = ()
     """Names of the services that this process hosts."""
+    peers: Peers | None = None
+    """Other control processes of the installation; None where this one hosts every service."""
     draining: bool = False
     """Whether the process is stopping."""
+    ending: bool = False
+    """Whether workers end with this process, soon: they are asked for a checkpoint."""
     jobs: JobStore = field(init=False)
     """State changes."""
     worker_jobs: WorkerStore = field(init=False)
@@ -64,8 +69,14 @@ class Runtime:
     """Reads."""
     artifacts: ArtifactStore = field(init=False)
     """Files."""
+    users_elsewhere: UsersElsewhere = field(init=False)
+    """Asks which jobs of other control processes build on something of this one's."""
     hub: WatchHub = field(init=False)
     """Live watches."""
+    parts: dict[str, object] = field(default_factory=dict)
+    """What a service keeps for the life of the process, by a name of its own."""
+    on_finished: list[Callable[[str], None]] = field(default_factory=list)
+    """Told the id of every job that ended here, right after the commit."""
     wake: asyncio.Event = field(default_factory=asyncio.Event)
     """Set when the dispatcher should look again."""
     version: str = mistudio_core.__version__
@@ -73,11 +84,12 @@ class Runtime:
 
     def __post_init__(self) -> None:
         """Connects the parts: a commit reaches the hub and the dispatcher."""
-        self.jobs = JobStore(self.database)
+        self.users_elsewhere = nobody if self.peers is None else self.peers.users
+        self.jobs = JobStore(self.database, self.users_elsewhere)
         self.worker_jobs = WorkerStore(self.database)
-        self.queries = JobQueries(self.database)
-        self.artifacts = ArtifactStore(self.home.artifacts)
-        self.hub = WatchHub(self.queries)
+        self.queries = JobQueries(self.database) if self.peers is None else PeerQueries(self.database, self.peers)
+        self.artifacts = ArtifactStore(self.home.artifacts, self.home.area(self.services))
+        self.hub = WatchHub(JobQueries(self.database))
         loop = asyncio.get_running_loop()
 
         def committed(events: Sequence[EventRecord]) -> None:
@@ -87,14 +99,23 @@ class Runtime:
         self.database.on_commit(committed)
 
     @staticmethod
-    async def open(home: Home, *, devices: DevicePool | None = None, services: Sequence[str] = ()) -> Runtime:
+    async def open(
+        home: Home,
+        *,
+        devices: DevicePool | None = None,
+        services: Sequence[str] = (),
+        peers: PeerConfig | None = None,
+    ) -> Runtime:
         """Migrates and opens the installation's database. Raises Corrupt."""
         await asyncio.to_thread(migrate, home.database)
-        return Runtime(home, Database(home.database), devices or DevicePool(), services)
+        others = Peers(peers, home.token) if peers is not None else None
+        return Runtime(home, Database(home.database), devices or DevicePool(), services, others)
 
     async def close(self) -> None:
         """Ends watches and closes the database after its last write."""
         self.hub.close()
+        if self.peers is not None:
+            await self.peers.close()
         await asyncio.to_thread(self.database.close)
 
     def _published(self, events: Sequence[EventRecord]) -> None:
@@ -102,6 +123,8 @@ class Runtime:
         for event in events:
             if isinstance(event.payload, Finished):
                 self.forget_secrets(event.job_id)
+                for tell in self.on_finished:
+                    tell(event.job_id)
             if isinstance(event.payload, StateChanged):
                 self.wake.set()
 

@@ -34,6 +34,10 @@ from mistudio_rpc.dispatcher import Dispatcher
 from mistudio_rpc.interceptors import ContractInterceptor, method_handler
 from mistudio_rpc.job_service import JobServicer
 from mistudio_rpc.launcher import Launcher
+from mistudio_rpc.metrics import PART as METRICS
+from mistudio_rpc.metrics import Metrics, MetricsListener
+from mistudio_rpc.peer_service import PeerServicer
+from mistudio_rpc.peers import PeerConfig
 from mistudio_rpc.registry import ServiceEntry
 from mistudio_rpc.runtime import Runtime
 from mistudio_rpc.types import Context, MethodHandler
@@ -63,8 +67,16 @@ class ServerConfig:
     """`host:port` in addition to the home's unix socket; empty for none."""
     probe_address: str = ""
     """`host:port` of a listener that answers health checks only; empty for none."""
+    checkpoint_seconds: float = 0.0
+    """Seconds that workers have at a stop to commit a checkpoint, where they end with this process, as in a container.
+
+    0 where they outlive it."""
+    metrics_address: str = ""
+    """`host:port` that tells Prometheus what the process counts; empty for none."""
     tls: Tls | None = None
     """Certificates for `address`; required unless it is loopback."""
+    peers: PeerConfig | None = None
+    """Where services are that other processes host; None for a process that hosts every service."""
     devices: DevicePool = field(default_factory=DevicePool)
     """The machine's devices."""
     contract: Contract | None = None
@@ -89,6 +101,11 @@ class ControlServer:
         self._contract = config.contract or installed()
         self._health = health.aio.HealthServicer()
         self._stack = contextlib.AsyncExitStack()
+        self._metrics: MetricsListener | None = None
+        if config.metrics_address:
+            self._metrics = MetricsListener(
+                config.metrics_address, Metrics(), tls=config.tls, token=config.home.token()
+            )
         self.runtime: Runtime
         self.dispatcher: Dispatcher
         self.port = 0
@@ -97,13 +114,22 @@ class ControlServer:
         """Opens the database, adopts workers, listens, then makes the warm spare."""
         home = self._config.home
         self._stack.callback(_release, _lock_home(home))
-        self.runtime = await Runtime.open(
-            home, devices=self._config.devices, services=[entry.name for entry in self._entries]
-        )
+        after_crash = not _stopped_mark(home).exists()
+        _stopped_mark(home).unlink(missing_ok=True)
+        names = [entry.name for entry in self._entries]
+        self.runtime = await Runtime.open(home, devices=self._config.devices, services=names, peers=self._config.peers)
         self._stack.push_async_callback(self.runtime.close)
+        if self._metrics is not None:
+            self.runtime.parts[METRICS] = self._metrics.metrics
+        for entry in self._entries:
+            if entry.background is not None:
+                await self._stack.enter_async_context(entry.background(self.runtime))
         preload = sorted({module for entry in self._entries for module in entry.preload})
         launcher = Launcher(preload, home.logs / "jobs")
-        self.dispatcher = Dispatcher(self.runtime, self._entries, launcher, home.control_target)
+        self.dispatcher = Dispatcher(
+            self.runtime, self._entries, launcher, home.control_target, after_crash=after_crash
+        )
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         await self._listen()
         await self.dispatcher.start()
         self._stack.push_async_callback(self.dispatcher.stop)
@@ -119,6 +145,7 @@ class ControlServer:
         servicers: dict[str, object] = {
             "mistudio.job.v1.JobService": JobServicer(self.runtime),
             "mistudio.artifact.v1.ArtifactService": ArtifactServicer(self.runtime),
+            "mistudio.peer.v1.PeerService": PeerServicer(self.runtime.database),
             "mistudio.worker.v1.WorkerService": WorkerServicer(self.runtime, self.dispatcher.prune_checkpoints),
         }
         servicers |= {entry.grpc_service: entry.servicer(self.runtime) for entry in self._entries}
@@ -135,6 +162,9 @@ class ControlServer:
         self._stack.push_async_callback(server.stop, 2.0)
         if self._config.probe_address:
             await self._listen_for_probes()
+        if self._metrics is not None:
+            await self._metrics.start()
+            self._stack.push_async_callback(self._metrics.stop)
 
     async def _listen_for_probes(self) -> None:
         """Health checks only, open to the network: they tell nothing but alive or not."""
@@ -154,6 +184,9 @@ class ControlServer:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.runtime.hub.close()
         async with asyncio.timeout(DRAIN_SECONDS):
+            if self._config.checkpoint_seconds:
+                await self.dispatcher.checkpointed(self._config.checkpoint_seconds)
+            _stopped_mark(self._config.home).touch()
             await self._stack.aclose()
 
 
@@ -249,6 +282,11 @@ def _lock_home(home: Home) -> Any:
             facts={"home": home.root},
         ) from error
     return handle
+
+
+def _stopped_mark(home: Home) -> Path:
+    """There while the last control process of a home ended as it was asked to."""
+    return home.runtime / "control.stopped"
 
 
 def _release(handle: Any) -> None:

@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from pathlib import Path
 
-from mistudio_core.artifacts.store import MANIFEST
 from mistudio_core.errors import MistudioError, NotFound
 from mistudio_rpc.runtime import Runtime
 
@@ -25,7 +23,7 @@ async def sweep(runtime: Runtime, *, staging: bool) -> None:
     if staging:
         await asyncio.to_thread(runtime.artifacts.clear_staging)
         known = await runtime.queries.folders()
-        found = await asyncio.to_thread(_folders, runtime.home.artifacts)
+        found = await asyncio.to_thread(runtime.artifacts.own_folders)
         for folder in found - known:
             await asyncio.to_thread(shutil.rmtree, runtime.home.artifacts / folder, True)
 
@@ -43,7 +41,3 @@ async def _ended(runtime: Runtime, job_ids: set[str]) -> set[str]:
         else:
             ended |= {job_id} if job.is_terminal else set()
     return ended
-
-
-def _folders(root: Path) -> set[str]:
-    return {str(p.parent.relative_to(root)) for p in root.glob(f"*/*/{MANIFEST}")}

@@ -38,7 +38,9 @@ class WorkerServicer:
         latest = next((r for r in reversed(reports) if isinstance(r, ProgressRecord)), None)
         if latest is not None:
             self._runtime.hub.publish_progress(lease.job_id, latest)
-        return worker_service_pb2.ReportResponse(lease_seconds=LEASE_SECONDS, cancel_requested=cancel)
+        return worker_service_pb2.ReportResponse(
+            lease_seconds=LEASE_SECONDS, cancel_requested=cancel, checkpoint_wanted=self._runtime.ending
+        )
 
     async def CommitArtifact(
         self, request: worker_service_pb2.CommitArtifactRequest, _: Context

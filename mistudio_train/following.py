@@ -82,3 +82,7 @@ class FollowingContext:
 
     def check_cancelled(self) -> None:
         """Nothing: see the module."""
+
+    def checkpoint_wanted(self) -> bool:
+        """The leader alone is told."""
+        return False

@@ -207,7 +207,7 @@ def train(run: Run, members: Sequence[Member], watch: MemoryWatch) -> None:
                 _train_block(run, members, activations, (epoch, number), reporter)
                 if not any(m.waits_for(epoch, number + 1) for m in members) or _spent(members):
                     break
-                if run.world.agreed(clock.checkpoint_due()):
+                if run.world.agreed(clock.checkpoint_due() or run.ctx.checkpoint_wanted()):
                     save_checkpoint(run, members)
                     clock.checkpointed()
                     for warning in watch.new_warnings():

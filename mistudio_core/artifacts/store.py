@@ -65,7 +65,7 @@ class ArtifactWriter:
         paths = sorted(p for p in self.folder.iterdir())
         for path in paths:
             fsync_path(path)
-        folder = f"{kind}/{uuid.uuid4().hex}"
+        folder = self._store.folder_of(f"{kind}/{uuid.uuid4().hex}")
         record = ArtifactRecord(
             **self._identity,  # type: ignore[arg-type]  # the five identity fields, as stage() typed them
             files=tuple(hash_file(p) for p in paths),
@@ -148,10 +148,21 @@ class ArtifactReader:
 class ArtifactStore:
     """A folder of artifacts."""
 
-    def __init__(self, root: Path) -> None:
-        """`root` is shared by services and workers of one installation."""
-        self.root = root
-        self.staging = root / "staging"
+    def __init__(self, root: Path, area: str = "") -> None:
+        """`root` is shared by services and workers of one installation.
+
+        Where several homes share it, each writes and cleans a folder `area` of its own, and all read everything.
+        """
+        self.root, self.area = root, area
+        self.staging = root / area / "staging"
+
+    def folder_of(self, name: str) -> str:
+        """A name in this store's area as a folder under the root."""
+        return f"{self.area}/{name}" if self.area else name
+
+    def own_folders(self) -> set[str]:
+        """Folders of all artifacts in this store's area, whether a row names them or not."""
+        return {str(p.parent.relative_to(self.root)) for p in (self.root / self.area).glob(f"*/*/{MANIFEST}")}
 
     def stage(self, uri: str, kind: str, *, job_id: str = "", attempt: int = 0, step: int = 0) -> ArtifactWriter:
         """Begins an artifact. Raises DiskFull."""

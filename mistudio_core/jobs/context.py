@@ -101,6 +101,10 @@ class JobContext(Protocol):
         """Raises Cancelled once a cancel was asked for; call it at least once a second."""
         ...
 
+    def checkpoint_wanted(self) -> bool:
+        """Whether to commit a checkpoint as soon as one can be: the worker is about to be ended."""
+        ...
+
 
 _URI_BASE = {
     "corpus": "samples",

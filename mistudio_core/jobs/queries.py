@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple, TypeVar
 
@@ -14,7 +14,16 @@ from mistudio_core.artifacts import ArtifactRecord
 from mistudio_core.errors import InvalidInput, NotFound
 from mistudio_core.jobs import schema
 from mistudio_core.jobs.database import Database
-from mistudio_core.jobs.records import QUEUED, RUNNING, AttemptRecord, EventRecord, JobRecord
+from mistudio_core.jobs.records import (
+    CANCELLED,
+    FAILED,
+    QUEUED,
+    RUNNING,
+    TERMINAL,
+    AttemptRecord,
+    EventRecord,
+    JobRecord,
+)
 from mistudio_core.jobs.rows import artifact_of, event_of, job_of, moment_of
 
 T = TypeVar("T")
@@ -48,12 +57,7 @@ class JobQueries:
         if not rows:
             raise ids.job_not_found(job_id)
         if service is not None and rows[0].service != service:
-            raise NotFound(
-                f"Job {job_id} not found among {service} jobs: it belongs to {rows[0].service}. "
-                f"Give the id of a {service} job.",
-                reason="JOB_NOT_FOUND",
-                facts={"job_id": job_id, "service": rows[0].service},
-            )
+            raise wrong_service(job_id, rows[0].service, service)
         return job_of(rows[0])
 
     async def page(
@@ -164,6 +168,15 @@ class JobQueries:
         """Folders of all artifacts that have a row."""
         return {str(row[0]) for row in await self._rows(sa.select(artifacts.c.folder))}
 
+    async def users(self, job_ids: Collection[str], uris: Collection[str]) -> list[tuple[str, str]]:
+        """(a job, which of these jobs or uploads it builds on), oldest first; failed and cancelled ones on none."""
+        rows = await self._rows(
+            sa.select(jobs.c.job_id, jobs.c.inputs, jobs.c.start_after, jobs.c.status)
+            .where(jobs.c.status.not_in([FAILED, CANCELLED]))
+            .order_by(jobs.c.created_at)
+        )
+        return [(row.job_id, used) for row in rows for used in sorted(_used(row, job_ids, uris))]
+
     async def started(self, service: str, request_id: str, tenant: str = "default") -> tuple[JobRecord, str] | None:
         """(the job that was started with a request_id, digest of its request); None for none."""
         rows = await self._rows(
@@ -188,6 +201,25 @@ class JobQueries:
 
     async def _rows(self, query: sa.Select[tuple[object, ...]]) -> Sequence[sa.Row[tuple[object, ...]]]:
         return await self._read(lambda connection: connection.execute(query).all())
+
+
+def wrong_service(job_id: str, owner: str, service: str) -> NotFound:
+    """The error for a job that belongs to another service than the one that was asked for."""
+    return NotFound(
+        f"Job {job_id} not found among {service} jobs: it belongs to {owner}. Give the id of a {service} job.",
+        reason="JOB_NOT_FOUND",
+        facts={"job_id": job_id, "service": owner},
+    )
+
+
+def _used(row: sa.Row[Any], job_ids: Collection[str], uris: Collection[str]) -> set[str]:
+    """Which of these a job builds on: it still may read an upload only until it has ended."""
+    ended = row.status in TERMINAL
+    found = {row.start_after} if not ended else set()
+    for reference in row.inputs.values():
+        found |= {reference["job_id"], ids.job_of_uri(reference["uri"])}
+        found |= {reference["uri"]} if not ended else set()
+    return found & {*job_ids, *uris}
 
 
 def _upload(row: sa.Row[Any]) -> Upload:

@@ -16,6 +16,7 @@ from mistudio_core.jobs import schema
 from mistudio_core.jobs.database import Database, Transaction
 from mistudio_core.jobs.records import CANCELLED, FAILED, TERMINAL
 from mistudio_core.jobs.rows import artifact_of
+from mistudio_core.jobs.store import UsersElsewhere, nobody
 
 jobs, artifacts = schema.jobs, schema.artifacts
 _AT_ONCE = 500
@@ -34,9 +35,9 @@ class Removal:
 class Retention:
     """Removals of an installation."""
 
-    def __init__(self, database: Database) -> None:
-        """On a migrated database."""
-        self._database = database
+    def __init__(self, database: Database, users_elsewhere: UsersElsewhere = nobody) -> None:
+        """On a migrated database; `users_elsewhere` asks those of other control processes."""
+        self._database, self._users_elsewhere = database, users_elsewhere
 
     async def remove(self, job_ids: list[str], *, most: int, dry_run: bool) -> dict[str, Removal]:
         """Forgets all artifacts of each job that has ended and that no other job builds on, of `most` jobs; by job id.
@@ -47,10 +48,16 @@ class Retention:
         been cancelled, and where it waits for it. A job that has not ended is left out of the answer. With
         `dry_run` nothing changes.
         """
-        return await asyncio.wrap_future(self._database.write(lambda tx: _remove(tx, job_ids, most, dry_run=dry_run)))
+        elsewhere: dict[str, list[str]] = {}
+        for user, job_id in await self._users_elsewhere(job_ids, []):
+            elsewhere.setdefault(job_id, []).append(user)
+        write = self._database.write(lambda tx: _remove(tx, job_ids, most, elsewhere, dry_run=dry_run))
+        return await asyncio.wrap_future(write)
 
 
-def _remove(tx: Transaction, job_ids: list[str], most: int, *, dry_run: bool) -> dict[str, Removal]:
+def _remove(
+    tx: Transaction, job_ids: list[str], most: int, elsewhere: dict[str, list[str]], *, dry_run: bool
+) -> dict[str, Removal]:
     ended = _ended(tx, job_ids)
     records: dict[str, list[ArtifactRecord]] = {}
     for row in tx.connection.execute(sa.select(artifacts).order_by(artifacts.c.id)):
@@ -59,7 +66,8 @@ def _remove(tx: Transaction, job_ids: list[str], most: int, *, dry_run: bool) ->
     users = _users(tx, records)
     found, gone = {}, []
     for job_id in (job_id for job_id in job_ids if job_id in records):
-        found[job_id] = Removal(records=records[job_id], used_by=users.get(job_id, []))
+        used_by = [*users.get(job_id, []), *elsewhere.get(job_id, [])]
+        found[job_id] = Removal(records=records[job_id], used_by=used_by)
         gone += [] if found[job_id].used_by else [job_id]
         if len(gone) == most:
             break

@@ -91,3 +91,18 @@ artifacts = sa.Table(
 )
 sa.Index("artifacts_by_uri", artifacts.c.uri, artifacts.c.id)
 sa.Index("artifacts_by_job", artifacts.c.job_id, artifacts.c.id)
+
+reviews = sa.Table(
+    "reviews",
+    metadata,
+    sa.Column("id", sa.Integer, primary_key=True, autoincrement=True),
+    sa.Column("job_id", sa.Text, nullable=False),
+    sa.Column("feature_id", sa.BigInteger, nullable=False),
+    sa.Column("verdict", sa.Text, nullable=False),
+    sa.Column("correction", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("author", sa.Text, nullable=False),
+    sa.Column("tenant", sa.Text, nullable=False),
+    sa.Column("reviewed_at", sa.BigInteger, nullable=False),
+)
+sa.Index("reviews_by_explanation", reviews.c.job_id, reviews.c.feature_id, reviews.c.id)

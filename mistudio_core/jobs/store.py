@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TypeVar
 
@@ -44,6 +44,15 @@ MAX_FRUITLESS = 3
 """Attempts in a row that may end without a new checkpoint before the job fails as POISON."""
 
 
+UsersElsewhere = Callable[[Sequence[str], Sequence[str]], Awaitable[list[tuple[str, str]]]]
+"""Asks which jobs of other control processes build on these jobs and URIs of uploads: (job, what it builds on)."""
+
+
+async def nobody(_job_ids: Sequence[str], _uris: Sequence[str]) -> list[tuple[str, str]]:
+    """UsersElsewhere where one control process hosts every service."""
+    return []
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Claim:
     """A new attempt at a job."""
@@ -62,9 +71,9 @@ def token_digest(token: str) -> str:
 class JobStore:
     """State changes of jobs."""
 
-    def __init__(self, database: Database) -> None:
-        """On a migrated database."""
-        self._database = database
+    def __init__(self, database: Database, users_elsewhere: UsersElsewhere = nobody) -> None:
+        """On a migrated database; `users_elsewhere` asks those of other control processes."""
+        self._database, self._users_elsewhere = database, users_elsewhere
 
     async def _write(self, operation: Callable[[Transaction], T]) -> T:
         return await asyncio.wrap_future(self._database.write(operation))
@@ -134,7 +143,8 @@ class JobStore:
 
         Raises NotFound (CORPUS_NOT_FOUND), Conflict (CORPUS_IN_USE) while a job that has not ended reads one.
         """
-        return await self._write(lambda tx: _remove_upload(tx, uri))
+        users = [job_id for job_id, _uri in await self._users_elsewhere([], [uri])]
+        return await self._write(lambda tx: _remove_upload(tx, uri, users))
 
     async def forget_artifacts(self, records: list[ArtifactRecord]) -> None:
         """Removes rows of artifacts, before their files."""
@@ -142,7 +152,7 @@ class JobStore:
         await self._write(lambda tx: tx.connection.execute(sa.delete(artifacts).where(artifacts.c.folder.in_(folders))))
 
 
-def _remove_upload(tx: Transaction, uri: str) -> list[ArtifactRecord]:
+def _remove_upload(tx: Transaction, uri: str, elsewhere: list[str]) -> list[ArtifactRecord]:
     name = uri.rpartition("/")[2]
     ours = sa.and_(artifacts.c.uri == uri, artifacts.c.job_id == "")
     records = [artifact_of(row) for row in tx.connection.execute(sa.select(artifacts).where(ours))]
@@ -152,6 +162,7 @@ def _remove_upload(tx: Transaction, uri: str) -> list[ArtifactRecord]:
         sa.select(jobs.c.job_id, jobs.c.inputs).where(jobs.c.status.not_in(TERMINAL)).order_by(jobs.c.created_at)
     )
     users = [row.job_id for row in rows if any(reference["uri"] == uri for reference in row.inputs.values())]
+    users += elsewhere
     if users:
         raise Conflict(
             f"Corpus {name!r} is in use by {', '.join(users[:5])}{', ...' if len(users) > 5 else ''}. "

@@ -1,5 +1,5 @@
-"""Explanation engines: one small Protocol, one file each.
+"""Language-model engines: one small Protocol, one file a kind.
 
-`base` holds the Protocol and its outcomes, `settings` what an administrator configured, `lexical`
-and `openai_compatible` the engines.
+`base` holds the Protocol and its outcomes, `table` and `settings` what an administrator configured, `factory`
+makes them. `chatting`, `transport`, `sse` and `failures` are what they share. How they are used is policy/.
 """

@@ -1,93 +1,47 @@
-"""An engine behind any OpenAI-compatible URL (vLLM, Ollama, llama.cpp ...), through the official SDK.
+"""An engine behind any OpenAI-compatible URL (vLLM, llama.cpp, gateways ...), through the official SDK.
 
-Owns deadlines, retries, the size cap and the reading of the answer: every way to misbehave becomes
-a typed Failure. No proxy, no redirect, no tools; the key is never part of a message.
+Owns the form of requests and answers. Answers are read as they come, without the SDK's models of
+them, which would cost more time than the rest. No tools; the key is never part of a message.
 """
 
 from __future__ import annotations
 
-import asyncio
 import json
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, ClassVar
 
 import httpx2
 import openai
-from tenacity import AsyncRetrying, RetryCallState, retry_if_result, stop_after_attempt, wait_random_exponential
 
-from mistudio_core import clock
-from mistudio_core.errors import Unavailable
+from mistudio_core.errors import MistudioError, Unavailable
 from mistudio_core.secret import Secret
-from mistudio_explain.engines.base import Draft, Failure, FailureKind
-from mistudio_explain.engines.settings import EngineSettings
-from mistudio_explain.evidence import FeatureEvidence
-from mistudio_explain.prompting import ANSWER_SCHEMA, PROMPT_VERSION, build_prompt
+from mistudio_explain.engines import failures, sse
+from mistudio_explain.engines.base import ChatRequest, Failure, ModelInfo
+from mistudio_explain.engines.chatting import CAUGHT, Answer, ChattingEngine, count
+from mistudio_explain.engines.table import EngineSettings
+from mistudio_explain.engines.transport import http_client
 
-_RETRIED: tuple[FailureKind, ...] = ("unreachable", "server_error", "cut_off")
-_LONGEST_EXPLANATION, _LONGEST_KEYWORD, _MOST_KEYWORDS = 2000, 60, 10
-_LONGEST_WAIT_S = 8.0
-
-
-class _TooLarge(Exception):
-    """The answer is over its cap."""
+__all__ = ["CAUGHT", "OpenAICompatibleEngine"]
 
 
-class _CappedStream(httpx2.AsyncByteStream):
-    """A response body that ends with _TooLarge behind its cap: an endless line would fill the memory."""
+class OpenAICompatibleEngine(ChattingEngine):
+    """Asks a chat completion endpoint."""
 
-    def __init__(self, stream: httpx2.AsyncByteStream, cap: int) -> None:
-        self._stream, self._left = stream, cap
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        async for block in self._stream:
-            self._left -= len(block)
-            if self._left < 0:
-                raise _TooLarge
-            yield block
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
-
-
-class _CappedTransport(httpx2.AsyncHTTPTransport):
-    """Caps every response body."""
-
-    def __init__(self, cap: int) -> None:
-        super().__init__(trust_env=False)
-        self._cap = cap
-
-    async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        response = await super().handle_async_request(request)
-        if isinstance(response.stream, httpx2.AsyncByteStream):
-            response.stream = _CappedStream(response.stream, self._cap)
-        return response
-
-
-class OpenAICompatibleEngine:
-    """Asks a chat completion endpoint, streamed, for a JSON answer."""
-
-    kind = "openai_compatible"
+    caught = (openai.OpenAIError, *CAUGHT)
+    optional: ClassVar[tuple[str, ...]] = ("seed", "temperature", "stream_options")
 
     def __init__(self, settings: EngineSettings, *, model: str, api_key: Secret) -> None:
         """Connects on first use; `api_key` may be empty."""
-        self.name = settings.name
-        self.model = model
-        self._settings = settings
-        timeout = httpx2.Timeout(settings.first_byte_seconds, connect=settings.connect_seconds)
-        http = httpx2.AsyncClient(
-            transport=_CappedTransport(settings.max_response_bytes),
-            timeout=timeout,
-            follow_redirects=False,
-            trust_env=False,
-        )
+        super().__init__(settings, model)
+        silence = settings.first_byte_seconds if settings.streaming else settings.total_seconds
         self._client = openai.AsyncOpenAI(
-            base_url=settings.base_url,
+            base_url=settings.url,
             api_key=api_key.reveal() or "none",
             organization="",
             project="",
             max_retries=0,
-            timeout=timeout,
-            http_client=http,
+            http_client=http_client(settings),
+            timeout=httpx2.Timeout(silence, connect=settings.connect_seconds, pool=settings.total_seconds),
         )
 
     async def close(self) -> None:
@@ -95,151 +49,91 @@ class OpenAICompatibleEngine:
         await self._client.close()
 
     async def check(self) -> None:
-        """See Engine: lists the models; any answer but a refused key counts as being there."""
-        problem = ""
+        """See Engine: a model that is not listed is asked for a word, since some servers list others than they take."""
+        problem: Unavailable | None = None
+        there: list[str] = []
         try:
-            async with asyncio.timeout(self._settings.connect_seconds + self._settings.first_byte_seconds):
-                await self._client.models.list()
-        except (openai.AuthenticationError, openai.PermissionDeniedError):
-            problem = "refuses the key. Put a valid one into the file that api_key_file names"
-        except (openai.APIConnectionError, TimeoutError, OSError):
-            problem = f"does not answer at {self._settings.base_url}. Start it, or correct base_url in the engines file"
-        except (openai.OpenAIError, _TooLarge, ValueError):
+            there = [m.name for m in await self.models()]
+        except Unavailable as error:
+            if error.facts.get("kind") in ("unreachable", "timeout", failures.KEY):
+                raise
+            problem = error
+        if self.model in there:
             return
-        if problem:
-            raise Unavailable(
-                f"Explanation engine {self.name!r} {problem}; or use engine lexical, or set allow_lexical_fallback.",
-                reason="ENGINE_UNAVAILABLE",
-                facts={"engine": self.name},
-            )
+        if self._settings.costs_money:
+            raise problem or self._missing(there)
+        found = await self.chat(ChatRequest(prompt="Say yes.", max_output_tokens=16))
+        if isinstance(found, Failure) and found.kind != "cut_off":
+            if there and found.kind in ("model_missing", "refused"):
+                raise self._missing(there)
+            raise problem or failures.check_problem(self.name, self._settings.url, found)
 
-    async def explain(self, evidence: FeatureEvidence, *, seed: int) -> Draft | Failure:
-        """See Engine."""
-        began = clock.monotonic()
-        prompt = build_prompt(evidence, seed=seed)
-        last = self._failure("timeout", f"gave no answer within {self._settings.total_seconds:g} s", began)
+    def _missing(self, there: list[str]) -> MistudioError:
+        how = "Correct model in the engines file, or name one of these."
+        return failures.model_missing(self.name, self.model, there, how)
 
-        def remember(state: RetryCallState) -> None:
-            nonlocal last
-            outcome = state.outcome.result() if state.outcome else None
-            last = outcome if isinstance(outcome, Failure) else last
+    async def _list(self) -> list[ModelInfo]:
+        response = await self._client.get("/models", cast_to=httpx2.Response)
+        found = []
+        for entry in json.loads(response.content)["data"]:
+            tokens = count(entry, "max_model_len") or count(entry, "context_length")
+            # A server of one model has it loaded; what a gateway in front of several does, it does not say.
+            found.append(ModelInfo(name=str(entry["id"]), loaded=self.kind == "vllm", context_tokens=tokens))
+            if entry["id"] == self.model:
+                self._context = self._settings.context_tokens or tokens
+        return found
 
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(self._settings.attempts),
-            wait=wait_random_exponential(multiplier=0.2, max=_LONGEST_WAIT_S),
-            retry=retry_if_result(lambda r: isinstance(r, Failure) and r.kind in _RETRIED),
-            before_sleep=remember,
-            retry_error_callback=lambda state: state.outcome.result() if state.outcome else last,
-        )
-        try:
-            async with asyncio.timeout(self._settings.total_seconds):
-                outcome: Draft | Failure = await retrying(self._attempt, prompt, seed, began)
-                return outcome
-        except TimeoutError:
-            return last
-
-    async def _attempt(self, prompt: str, seed: int, began: float) -> Draft | Failure:
-        """One request; all that the SDK raises becomes a Failure."""
-        try:
-            return await self._ask(prompt, seed, began)
-        except (
-            _TooLarge,
-            openai.OpenAIError,
-            httpx2.HTTPError,
-            httpx2.StreamError,
-            ValueError,
-            TypeError,
-            AttributeError,
-        ) as error:
-            return self._failure(*_classify(error), began)
-
-    async def _ask(self, prompt: str, seed: int, began: float) -> Draft | Failure:
-        stream: Any = await self._client.chat.completions.create(
-            model=self.model,
-            messages=[{"role": "user", "content": prompt}],
-            stream=True,
-            stream_options={"include_usage": True},
-            temperature=0,
-            seed=seed,
-            max_tokens=self._settings.max_output_tokens,
-            response_format={
-                "type": "json_schema",
-                "json_schema": {"name": "explanation", "schema": ANSWER_SCHEMA, "strict": True},
-            },
+    async def _pieces(self, request: ChatRequest) -> AsyncIterator[str | Answer]:
+        body = self._parameters(request) | {"stream": True, "stream_options": {"include_usage": True}}
+        if "stream_options" in self._left_out:
+            del body["stream_options"]
+        asking = self._client.chat.completions.with_streaming_response.create(
+            model=self.model, messages=(), stream=True, extra_body=body
         )
         pieces: list[str] = []
-        finish, usage = "", None
-        async with stream:
-            async for chunk in stream:
-                usage = chunk.usage or usage
-                for choice in (chunk.choices or [])[:1]:
-                    pieces.append(choice.delta.content or "")
-                    finish = choice.finish_reason or finish
-        if finish != "stop":
-            why = "ran into its token limit" if finish == "length" else "broke off its answer"
-            return self._failure("cut_off", why, began)
-        return self._read("".join(pieces), usage, began)
+        finish: object = None
+        usage: object = None
+        async with asking as response:
+            async for event in sse.events(response.http_response):
+                if "error" in event:
+                    raise failures.Oddity("server_error", "reported an error instead of an answer")
+                usage = event.get("usage") or usage
+                for choice in event.get("choices", ())[:1]:
+                    finish = choice.get("finish_reason") or finish
+                    text = choice["delta"].get("content")
+                    if text:
+                        pieces.append(text)
+                        yield text
+        yield self._answer("".join(pieces), finish, usage)
 
-    def _read(self, answer: str, usage: Any, began: float) -> Draft | Failure:
-        """The answer as a Draft; what is no JSON or of another form is a Failure."""
-        try:
-            body = json.loads(answer)
-        except ValueError:
-            return self._failure("not_json", "answered with something that is not JSON", began)
-        explanation = body.get("explanation") if isinstance(body, dict) else None
-        keywords = body.get("keywords") if isinstance(body, dict) else None
-        valid = (
-            isinstance(explanation, str) and isinstance(keywords, list) and all(isinstance(k, str) for k in keywords)
+    async def _whole(self, request: ChatRequest) -> Answer:
+        # extra_body goes out as it is: the SDK would look through every part of a body that is its own.
+        raw = await self._client.chat.completions.with_raw_response.create(
+            model=self.model, messages=(), extra_body=self._parameters(request)
         )
-        text = " ".join(_clean(explanation).split()) if isinstance(explanation, str) else ""
-        if not valid or not text or not isinstance(keywords, list) or len(text) > _LONGEST_EXPLANATION:
-            return self._failure("wrong_schema", "answered with JSON of another form", began)
-        return Draft(
-            explanation=text,
-            keywords=tuple(_clean(k)[:_LONGEST_KEYWORD] for k in keywords[:_MOST_KEYWORDS]),
-            engine=self.name,
-            model=self.model,
-            prompt_version=PROMPT_VERSION,
-            prompt_tokens=_count(usage, "prompt_tokens"),
-            completion_tokens=_count(usage, "completion_tokens"),
-            latency_seconds=clock.monotonic() - began,
+        answer = sse.parsed(raw.http_response.content)
+        choice = answer["choices"][0]
+        return self._answer(choice["message"].get("content") or "", choice.get("finish_reason"), answer.get("usage"))
+
+    def _answer(self, text: str, finish: object, usage: object) -> Answer:
+        return Answer(
+            text=text,
+            finish=finish,
+            prompt_tokens=count(usage, "prompt_tokens"),
+            completion_tokens=count(usage, "completion_tokens"),
         )
 
-    def _failure(self, kind: FailureKind, what: str, began: float) -> Failure:
-        return Failure(
-            kind=kind, message=f"The engine {self.name!r} {what}.", latency_seconds=clock.monotonic() - began
-        )
-
-
-def _classify(error: Exception) -> tuple[FailureKind, str]:
-    """What went wrong, without the server's own words: first match, from special to general."""
-    causes = (error, error.__cause__)
-    if any(isinstance(e, _TooLarge) for e in causes):
-        return "too_large", "answered with more bytes than are read"
-    if any(isinstance(e, httpx2.ConnectTimeout) for e in causes):
-        return "unreachable", "could not be reached"
-    if isinstance(error, openai.APIStatusError):
-        temporary = error.status_code >= 500 or error.status_code == 429
-        return ("server_error" if temporary else "refused"), f"answered with HTTP {error.status_code}"
-    table: tuple[tuple[type[Exception], FailureKind, str], ...] = (
-        (openai.APITimeoutError, "timeout", "did not answer in time"),
-        (httpx2.TimeoutException, "timeout", "did not answer in time"),
-        (openai.APIConnectionError, "unreachable", "could not be reached"),
-        (httpx2.HTTPError, "cut_off", "broke off its answer"),
-        (httpx2.StreamError, "cut_off", "broke off its answer"),
-        (openai.APIError, "server_error", "reported an error instead of an answer"),
-    )
-    for kind, name, what in table:
-        if isinstance(error, kind):
-            return name, what
-    return "not_json", "sent something that is no chat completion"
-
-
-def _clean(text: str) -> str:
-    """Valid Unicode: JSON can smuggle lone surrogates."""
-    return text.encode("utf-8", "replace").decode("utf-8")
-
-
-def _count(usage: Any, name: str) -> int:
-    value = getattr(usage, name, 0)
-    return value if isinstance(value, int) and 0 <= value < 1 << 31 else 0
+    def _parameters(self, request: ChatRequest) -> dict[str, Any]:
+        """The body of a request, less streaming."""
+        messages = [{"role": "system", "content": request.system}] if request.system else []
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [*messages, {"role": "user", "content": request.prompt}],
+            "temperature": request.temperature,
+            "seed": request.seed,
+            "max_tokens": request.max_output_tokens,
+        }
+        if request.schema is not None:
+            schema = {"name": "answer", "schema": request.schema, "strict": True}
+            body["response_format"] = {"type": "json_schema", "json_schema": schema}
+        return {key: value for key, value in body.items() if key not in self._left_out}

@@ -1,94 +1,93 @@
 """Which engines an installation has: a TOML file of the administrator's, never a request.
 
-Owns reading and refusing; factory.py makes engines of them. Keys of providers
-stand in files of their own, named here.
+Owns reading the file and its keys for all engines together; one engine's table is table.py's,
+and factory.py makes engines of them. Keys of providers stand in files of their own, named here.
 """
 
 from __future__ import annotations
 
-import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
-from urllib.parse import urlsplit
+from typing import Any, TypeVar
 
 from mistudio_core.errors import InvalidInput, NotFound, Unsupported
 from mistudio_explain.engines.lexical import LEXICAL_MODEL
+from mistudio_explain.engines.ollama_settings import OllamaSettings
+from mistudio_explain.engines.table import KINDS, LEXICAL, OLLAMA, OPENAI_COMPATIBLE, VLLM, EngineSettings
+from mistudio_explain.engines.vllm_settings import VllmSettings
+from mistudio_explain.policy.routing import Routing
 
-LEXICAL = "lexical"
-"""Name and kind of the engine that is always there."""
-OPENAI_COMPATIBLE = "openai_compatible"
-"""Kind of an engine behind an OpenAI-compatible URL."""
-_NAME = re.compile(r"^[A-Za-z0-9._-]{1,100}$")
+__all__ = ["LEXICAL", "OPENAI_COMPATIBLE", "EngineSettings", "Engines", "choose_engine", "load_engines"]
+_EMBEDDING = "embedding"
+_T = TypeVar("_T")
+_KEYS = ("default", "judge", "fallback", "routing", "engines")
+_TYPES: dict[str, tuple[type, ...]] = {
+    "str": (str,),
+    "int": (int,),
+    "float": (int, float),
+    "bool": (bool,),
+    "float | None": (int, float),
+    "tuple[str, ...]": (list, tuple),
+}
+
+
+def settings_class(kind: str) -> type[EngineSettings]:
+    """The dataclass whose fields a table of this kind may have."""
+    return {VLLM: VllmSettings, OLLAMA: OllamaSettings}.get(kind, EngineSettings)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class EngineSettings:
-    """One configured engine. Raises InvalidInput for what cannot be used."""
+class Engines(Mapping[str, EngineSettings]):
+    """The engines by name, and what is configured for all of them together. A Mapping of their settings."""
 
-    name: str
-    """Name to use in requests."""
-    kind: str
-    """`lexical` or `openai_compatible`."""
-    base_url: str = ""
-    """For example `http://127.0.0.1:8000/v1`."""
-    model: str = ""
-    """Model unless a request names one."""
-    api_key_file: str = ""
-    """File that holds the key; empty for none."""
-    is_default: bool = False
-    """Whether it is what a request without engine gets."""
-    connect_seconds: float = 5.0
-    """Time to connect."""
-    first_byte_seconds: float = 30.0
-    """Time until the first piece of the answer."""
-    total_seconds: float = 120.0
-    """Time for one explanation, retries included."""
-    attempts: int = 3
-    """Tries for one explanation."""
-    max_response_bytes: int = 262_144
-    """Largest answer that is read."""
-    max_output_tokens: int = 400
-    """Tokens that the model may write."""
+    by_name: Mapping[str, EngineSettings]
+    """Settings by name, lexical among them."""
+    judge: str = ""
+    """Judge unless a request names one: an engine, `lexical` or `embedding`; empty for lexical."""
+    fallback: tuple[str, ...] = ()
+    """Engines that are asked in this order where the chosen one fails."""
+    routing: Routing = field(default_factory=Routing)
+    """Which model explains which features, for engines without a model of their own."""
 
-    def __post_init__(self) -> None:
-        where = f"engines.{self.name}"
-        if not _NAME.match(self.name):
-            raise InvalidInput.field("engines", self.name, "letters, digits, dot, dash and underscore, at most 100")
-        if self.kind not in (LEXICAL, OPENAI_COMPATIBLE):
-            raise InvalidInput.field(f"{where}.kind", self.kind, f"{LEXICAL} or {OPENAI_COMPATIBLE}")
-        if (self.kind == LEXICAL) != (self.name == LEXICAL):
-            raise InvalidInput.field(where, self.kind, "the name lexical for the lexical engine and no other")
-        if self.kind == OPENAI_COMPATIBLE:
-            self._check_remote(where)
+    def __getitem__(self, name: str) -> EngineSettings:
+        return self.by_name[name]
 
-    def _check_remote(self, where: str) -> None:
-        parts = urlsplit(self.base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-            raise InvalidInput.field(
-                f"{where}.base_url", self.base_url.split("@")[-1], "an http or https URL without user or password"
-            )
-        if not self.model:
-            raise InvalidInput.field(f"{where}.model", self.model, "the name of a model")
-        for name in (
-            "connect_seconds",
-            "first_byte_seconds",
-            "total_seconds",
-            "attempts",
-            "max_response_bytes",
-            "max_output_tokens",
-        ):
-            if not 0 < getattr(self, name) < 1e9:
-                raise InvalidInput.field(f"{where}.{name}", getattr(self, name), "a positive number")
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.by_name)
+
+    def __len__(self) -> int:
+        return len(self.by_name)
+
+    @classmethod
+    def of(
+        cls,
+        *settings: EngineSettings,
+        judge: str = "",
+        fallback: tuple[str, ...] = (),
+        routing: Routing | None = None,
+    ) -> Engines:
+        """These and lexical, which is the default unless one of them is. Raises InvalidInput for an unknown name."""
+        found = {s.name: s for s in settings}
+        default = next((s.name for s in settings if s.is_default), LEXICAL)
+        lexical = EngineSettings(name=LEXICAL, kind=LEXICAL, model=LEXICAL_MODEL, is_default=default == LEXICAL)
+        found.setdefault(LEXICAL, lexical)
+        routing = routing or Routing()
+        for key, names in (("judge", (judge,) if judge else ()), ("fallback", fallback), ("routing", routing.engines)):
+            allowed = sorted({*found, _EMBEDDING} if key == "judge" else found)
+            for name in names:
+                if name not in allowed:
+                    raise InvalidInput.field(key, name, ", ".join(allowed), "Give it a table in the engines file.")
+        by_name = dict(sorted(found.items()))
+        return cls(by_name=by_name, judge=judge, fallback=tuple(dict.fromkeys(fallback)), routing=routing)
 
 
-def load_engines(path: Path | None) -> dict[str, EngineSettings]:
+def load_engines(path: Path | None) -> Engines:
     """The engines of a TOML file by name, and lexical; only lexical where there is no file.
 
-    Form: `default = "name"` and one table `[engines.name]` each with the fields of EngineSettings.
-    Unknown keys are refused. Raises InvalidInput.
+    Form: one table `[engines.NAME]` each with the fields of its kind's settings, and the keys default, judge,
+    fallback and routing (see Engines). Unknown keys are refused. Raises InvalidInput, NotFound (ENGINE_NOT_FOUND).
     """
     body: dict[str, Any] = {}
     if path is not None and path.exists():
@@ -96,32 +95,52 @@ def load_engines(path: Path | None) -> dict[str, EngineSettings]:
             body = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
             raise InvalidInput(f"The engines file {path.name} is not TOML: {error}.") from error
-    tables = body.pop("engines", {})
-    default = body.pop("default", LEXICAL)
-    if body or not isinstance(tables, dict) or not isinstance(default, str):
-        raise InvalidInput.field("engines file", ", ".join(sorted(body)) or "its form", "the keys default and engines")
-    found = {name: _settings(name, table, default) for name, table in tables.items()}
-    found.setdefault(
-        LEXICAL, EngineSettings(name=LEXICAL, kind=LEXICAL, model=LEXICAL_MODEL, is_default=default == LEXICAL)
+    unknown = sorted(set(body) - set(_KEYS))
+    if unknown:
+        raise InvalidInput.field("engines file", ", ".join(unknown), f"the keys {', '.join(_KEYS)}")
+    tables = _typed(body, "engines", dict, {})
+    default = _typed(body, "default", str, "")
+    fallback = _typed(body, "fallback", list, [])
+    if not all(isinstance(name, str) for name in fallback):
+        raise InvalidInput.field("fallback", fallback, "a list of names of engines")
+    found = [_settings(name, table, default) for name, table in tables.items()]
+    engines = Engines.of(
+        *found,
+        judge=_typed(body, "judge", str, ""),
+        fallback=tuple(fallback),
+        routing=Routing.parse(_typed(body, "routing", dict, {})),
     )
-    if default not in found:
-        raise _unknown(default, found)
-    return dict(sorted(found.items()))
+    if default and default not in engines:
+        raise _unknown(default, engines)
+    return engines
+
+
+def _typed(body: Mapping[str, Any], key: str, wanted: type[_T], otherwise: _T) -> _T:
+    value = body.get(key, otherwise)
+    if not isinstance(value, wanted):
+        names = {"dict": "a table", "str": "a name", "list": "a list of names"}
+        raise InvalidInput.field(key, value, names[wanted.__name__])
+    return value
 
 
 def _settings(name: str, table: object, default: str) -> EngineSettings:
-    allowed = {f.name: f for f in fields(EngineSettings) if f.name not in ("name", "is_default")}
     if not isinstance(table, dict):
         raise InvalidInput.field(f"engines.{name}", table, "a table")
+    kind = table.get("kind")
+    if kind not in KINDS:
+        raise InvalidInput.field(f"engines.{name}.kind", kind or "", ", ".join(KINDS))
+    cls = settings_class(kind)
+    allowed = {f.name: str(f.type) for f in fields(cls) if f.name not in ("name", "is_default")}
+    values: dict[str, Any] = {}
     for key, value in table.items():
         if key not in allowed:
+            # The value stays out: it may be a key that was meant for api_key_file.
             raise InvalidInput.field(f"engines.{name}.{key}", "an unknown key", ", ".join(sorted(allowed)))
-        wanted: tuple[type, ...] = {"str": (str,), "int": (int,), "float": (int, float)}[str(allowed[key].type)]
-        if isinstance(value, bool) or not isinstance(value, wanted):
-            raise InvalidInput.field(f"engines.{name}.{key}", value, f"a value of type {allowed[key].type}")
-    if "kind" not in table:
-        raise InvalidInput.field(f"engines.{name}.kind", "", f"{LEXICAL} or {OPENAI_COMPATIBLE}")
-    return EngineSettings(name=name, is_default=name == default, **table)
+        wanted = _TYPES[allowed[key]]
+        if not isinstance(value, wanted) or (isinstance(value, bool) and bool not in wanted):
+            raise InvalidInput.field(f"engines.{name}.{key}", value, f"a value of type {allowed[key]}")
+        values[key] = tuple(value) if isinstance(value, list) else value
+    return cls(name=name, is_default=name == default, **values)
 
 
 def choose_engine(engines: Mapping[str, EngineSettings], name: str, model: str = "") -> EngineSettings:

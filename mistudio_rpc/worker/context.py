@@ -29,7 +29,7 @@ class WorkerContext:
         self.kept = self.scratch.parent / "kept"
         self._attempt = int(spec["attempt"])
         self._reporter = reporter
-        self._store = ArtifactStore(self.home.artifacts)
+        self._store = ArtifactStore(self.home.artifacts, str(spec["area"]))
         self._inputs = {role: _reference(value) for role, value in spec["inputs"].items()}
         self._checkpoints = [_reference(value) for value in spec["checkpoints"]]
         self._committed = [_reference(value) for value in spec["committed"]]
@@ -123,6 +123,10 @@ class WorkerContext:
             raise StaleAttempt("This worker lost its job.")
         if self._reporter.cancel_requested:
             raise Cancelled
+
+    def checkpoint_wanted(self) -> bool:
+        """See JobContext."""
+        return self._reporter.checkpoint_wanted
 
 
 def _reference(value: Mapping[str, str]) -> tuple[ArtifactRecord, str]:

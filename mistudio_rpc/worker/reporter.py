@@ -22,9 +22,9 @@ from mistudio_core import clock
 from mistudio_core.artifacts import ArtifactRecord
 from mistudio_core.errors import MistudioError, StaleAttempt
 from mistudio_core.jobs.records import LogWritten, MetricSampled, ProgressRecord
+from mistudio_core.processes import process_start_of
 from mistudio_rpc import messages
 from mistudio_rpc.channel import open_sync_channel
-from mistudio_rpc.launcher import process_start_of
 from mistudio_rpc.status import from_rpc_error
 
 log = logging.getLogger("mistudio.worker")
@@ -58,7 +58,9 @@ class Reporter:
         self._batch = 0
         self._unsent: worker_service_pb2.ReportRequest | None = None
         self._closing = False
+        self._checkpointed = False
         self.cancel_requested = False
+        self.checkpoint_wanted = False
         self.lost = False
         self._thread = threading.Thread(target=self._run, name="reporter", daemon=True)
 
@@ -90,7 +92,10 @@ class Reporter:
         request = worker_service_pb2.CommitArtifactRequest(
             lease=self._lease, artifact=messages.artifact_message(record), folder=record.folder
         )
+        wanted = self.checkpoint_wanted
         self._patiently(lambda: self._stub.CommitArtifact(request, timeout=60.0))
+        if record.kind == "checkpoint" and wanted:
+            self._checkpointed, self.checkpoint_wanted = True, False
 
     def finish(self, request: worker_service_pb2.FinishRequest) -> None:
         """Sends what is left, then the outcome; returns once that is durable. Raises StaleAttempt."""
@@ -114,6 +119,7 @@ class Reporter:
         )
         reply = self._patiently(lambda: self._stub.Attach(request, timeout=CALL_SECONDS))
         self.cancel_requested = reply.cancel_requested
+        self._checkpointed = False
 
     def _run(self) -> None:
         last_contact = last_sent = clock.monotonic()
@@ -169,6 +175,7 @@ class Reporter:
             self._unsent = None
             self._batch = request.batch
             self.cancel_requested = self.cancel_requested or reply.cancel_requested
+            self.checkpoint_wanted = reply.checkpoint_wanted and not self._checkpointed
             with self._lock:
                 if not self._items and not (final and (self._progress or self._metric)):
                     return

@@ -24,6 +24,7 @@ from mistudio_find import convert as find_convert
 from mistudio_rpc.contract import Contract, installed, reserved_field, reserved_value
 from mistudio_rpc.interceptors import check_message
 from mistudio_train import convert as train_convert
+from tests.support.scratch import scratch_contract
 
 
 def request_types(contract: Contract) -> list[Any]:
@@ -31,7 +32,7 @@ def request_types(contract: Contract) -> list[Any]:
 
 
 def reserved_cases() -> Iterator[Any]:
-    for cls in request_types(installed()):
+    for cls in request_types(scratch_contract()):  # the scratch service always has some
         for field in cls.DESCRIPTOR.fields:
             if reserved_field(field) is not None:
                 yield pytest.param(cls, field, None, id=f"{cls.DESCRIPTOR.name}.{field.name}")
@@ -102,6 +103,8 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
         "sweep": {"sweep": {"widths": [64, 128]}},
         "splice_tokens": {"splice_tokens": 0},
         "processes": {"processes": 2},
+        "auto_layer": {"auto_layer": True},
+        "cache_activations": {"cache_activations": True},
         "dataset": {"corpus_file": "hf:a/b", "dataset": {"split": "test"}},
     },
     "StartFindRequest": {
@@ -125,6 +128,14 @@ CHANGES: dict[str, dict[str, dict[str, Any]]] = {
         "allow_lexical_fallback": {"allow_lexical_fallback": True},
         "concurrency": {"concurrency": 2},
         "seed": {"seed": 3},
+        "audience": {"audience": 2},
+        "strategy": {"strategy": 2},
+        "budget_usd": {"budget_usd": 0.5},
+        "min_quality": {"min_quality": 0.5},
+        "judge_engine": {"judge_engine": "embedding"},
+        "judge_model": {"judge_model": "other"},
+        "few_shot": {"few_shot": "other"},
+        "use_cache": {"use_cache": False},
     },
 }
 # fields that act outside of the configuration, and where that is shown
@@ -148,8 +159,6 @@ ELSEWHERE = {
     "StartExplainRequest": {
         "wait_for_find": "tests/e2e/test_pipeline.py",
         "request_id": "tests/e2e/test_api.py::test_sixteen_equal_starts",
-        "audience": "only engineer is not reserved, and it is what an unset field means",
-        "strategy": "only top_and_contrast is not reserved, and it is what an unset field means",
     },
 }
 # every field of the requests that start nothing
@@ -179,7 +188,26 @@ OTHERS = {
     "GetTrainingStatusRequest": {"job_id"},
     "ListArtifactsRequest": {"job_id"},
     "ListEnginesRequest": set(),
-    "ListExplanationsRequest": {"job_id", "page_size", "page_token"},
+    # tests/integration/explain/test_explain_results.py
+    "ListExplanationsRequest": {
+        *("job_id", "page_size", "page_token", "min_quality", "pattern_category", "safety_assessment"),
+    },
+    "SearchExplanationsRequest": {"query", "job_id", "min_quality", "page_size", "page_token"},
+    "CompareExplainsRequest": {"job_id", "other", "page_size", "page_token"},
+    "ListExplainHistoryRequest": {"find_job_id", "page_size", "page_token"},
+    # tests/integration/explain/test_explain_reviews.py
+    "ReviewExplanationRequest": {"job_id", "feature_id", "approved", "correction", "reason", "author"},
+    "ListReviewsRequest": {"job_id", "decided", "page_size", "page_token"},
+    # tests/integration/explain/test_explain_feature.py
+    "ExplainFeatureRequest": {
+        *("find_job_id", "feature_id", "engine", "model", "strategy", "audience", "seed", "budget_usd"),
+    },
+    # tests/integration/explain/test_engine_rpcs.py
+    "WatchEnginesRequest": {"engine"},
+    "StartEngineRequest": {"engine", "model"},
+    "StopEngineRequest": {"engine", "drain_seconds"},
+    "LoadModelRequest": {"engine", "model"},
+    "UnloadModelRequest": {"engine", "model"},
     # tests/integration/find/test_find_queries.py
     "ListFeaturesRequest": {"job_id", "page_size", "page_token", "filter", "order_by"},
     "SearchFeaturesRequest": {"query", "job_id", "page_size", "page_token", "filter"},

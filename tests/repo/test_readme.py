@@ -63,3 +63,16 @@ def test_the_readme_opens_with_the_two_commands():
     first = FENCE.search((ROOT / "README.md").read_text())
     assert first is not None
     assert re.findall(r"^make (\w+)", first.group(2), re.MULTILINE) == ["demo", "test"]
+
+
+def test_every_mistudio_command_in_the_docs_exists_with_its_options():
+    surface = json.loads((ROOT / "tests" / "unit" / "cli" / "surface.json").read_text())
+    options = {name: {part for o in shown for part in o.rstrip("*").split("/")} for name, shown in surface.items()}
+    wrong = []
+    for name, language, body in fences():
+        lines = body.replace("\\\n", " ").splitlines() if language == "bash" else []
+        for words in (line.split("#")[0].split() for line in lines if line.startswith("mistudio ")):
+            command = next((c for n in (3, 2) if (c := " ".join(words[:n])) in options), "")
+            given = {word.split("=")[0] for word in words if word.startswith("--")}
+            wrong += [(name, *words)] if not command or given - options[command] else []
+    assert wrong == []

@@ -10,7 +10,7 @@ from alembic.config import Config
 
 from mistudio_core.jobs.database import check_database, open_engine
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision."""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mistudio_core.stats import auroc, auroc_interval
+from mistudio_core.stats import auroc, auroc_interval, mean_interval
 
 
 def test_auroc_is_the_share_of_pairs_won():
@@ -46,3 +46,16 @@ def test_a_perfect_score_of_few_texts_is_not_certain():
     low, high = auroc_interval([1.0] * 10, [0.0] * 10, seed=0)
     assert high == 1.0
     assert low < 0.95
+
+
+def test_the_interval_of_a_mean_covers_it_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for trial in range(200):
+        low, high = mean_interval(rng.exponential(1.0, 60), seed=trial, resamples=300)
+        covered += low <= 1.0 <= high
+    assert 0.87 <= covered / 200 <= 0.99
+    assert mean_interval([2.0, 2.0], seed=0) == (2.0, 2.0)
+    assert mean_interval([], seed=0) == (0.0, 0.0)
+    with pytest.raises(ValueError, match="finite"):
+        mean_interval([float("inf")], seed=0)

@@ -1,209 +1,146 @@
-"""The OpenAI-compatible engine against a real local server that misbehaves."""
+"""The OpenAI-compatible engine and OpenAI's own: what they send, what they find out, what they refuse."""
 
 from __future__ import annotations
 
-import contextlib
-import json
-import threading
-import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 
 import pytest
 
-from mistudio_core.errors import Unavailable
-from mistudio_explain import job
+from mistudio_core.errors import NotFound, Unavailable, Unsupported
 from mistudio_explain.config import ExplainConfig
-from mistudio_explain.engines.base import Draft, Failure
-from mistudio_explain.engines.factory import create_engine
-from mistudio_explain.engines.settings import EngineSettings, load_engines
+from mistudio_explain.engines.base import ChatRequest, Failure, Reply
+from mistudio_explain.engines.factory import create_engine, create_explainer
 from mistudio_explain.evidence import FindEvidence
+from mistudio_explain.explainer import Draft
+from mistudio_explain.prompting import ANSWER_SCHEMA, VERSIONS
+from tests.support.chatservers import CANARY, running
+from tests.unit.explain.engine_tables import settings_for
 from tests.unit.find.stores import WORD
 
-KEY = "sk-canary-123"
-GOOD = json.dumps({"explanation": 'Fires on the word "token". It stands anywhere in a text.', "keywords": ["token"]})
-
-
-def chunk(text=None, finish=None, usage=None):
-    choices = [] if usage else [{"index": 0, "delta": {"content": text} if text else {}, "finish_reason": finish}]
-    body = {
-        "id": "1",
-        "object": "chat.completion.chunk",
-        "created": 0,
-        "model": "m",
-        "choices": choices,
-        "usage": usage,
-    }
-    return f"data: {json.dumps(body)}\n\n".encode()
-
-
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def do_GET(self):
-        self.reply(401 if self.server.mode == "401" else 200, b'{"object": "list", "data": []}')
-
-    def reply(self, status, body, kind="application/json"):
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.end_headers()
-        self.wfile.write(body)
-
-    def do_POST(self):
-        server = self.server
-        server.bodies.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-        mode = server.mode.pop(0) if isinstance(server.mode, list) else server.mode
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self.misbehave(mode)
-
-    def misbehave(self, mode):
-        end = chunk(finish="stop") + chunk(usage={"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10})
-        end += b"data: [DONE]\n\n"
-        pieces = b"".join(chunk(GOOD[i : i + 9]) for i in range(0, len(GOOD), 9))
-        answers = {
-            "good": pieces + end,
-            "not_json": chunk("The feature is nice") + end,
-            "wrong_schema": chunk('{"explanation": 3}') + end,
-            "cut": pieces[: len(pieces) // 2],
-            "length": pieces + chunk(finish="length") + b"data: [DONE]\n\n",
-            "garbage": b"data: {]]\n\n",
-        }
-        if mode in ("500", "401", "429", "404"):
-            self.reply(int(mode), b'{"error": {"message": "%s"}}' % KEY.encode())
-        elif mode == "slow":
-            time.sleep(1.5)
-        elif mode in ("endless", "drip"):
-            self.reply(200, b"", "text/event-stream")
-            for _ in range(4000):
-                self.wfile.write(chunk("x" * 100) if mode == "endless" else chunk("x"))
-                time.sleep(0 if mode == "endless" else 0.05)
-                self.wfile.flush()
-        else:
-            self.reply(200, answers[mode], "text/event-stream")
-
-
-class Server(ThreadingHTTPServer):
-    daemon_threads = True
-
-    def handle_error(self, *_):
-        pass
+REQUEST = ChatRequest(system="Explain.", prompt="What?", schema=ANSWER_SCHEMA, seed=5, max_output_tokens=50)
 
 
 @pytest.fixture
 def server():
-    server = Server(("127.0.0.1", 0), Handler)
-    server.mode, server.bodies = "good", []
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    server.server_close()
-    thread.join()
+    with running("openai") as server:
+        yield server
 
 
 @pytest.fixture
 def settings(server, tmp_path):
-    (tmp_path / "key").write_text(KEY)
-    return EngineSettings(
-        name="local",
-        kind="openai_compatible",
-        base_url=f"http://127.0.0.1:{server.server_address[1]}/v1",
-        model="m",
-        api_key_file=str(tmp_path / "key"),
-        first_byte_seconds=0.5,
-        total_seconds=2.0,
-        max_response_bytes=100_000,
-        attempts=2,
-    )
+    return settings_for("openai_compatible", server.url, tmp_path)
 
 
-async def ask(settings, features):
-    evidence = FindEvidence(features).choose(feature_ids=(WORD,), min_coherence=0, max_features=1)[0]
+async def ask(settings, request=REQUEST):
     engine = create_engine(settings)
     try:
-        return await engine.explain(evidence, seed=5)
+        return await engine.chat(request)
     finally:
         await engine.close()
 
 
-async def test_good_answer(server, settings, features):
-    draft = await ask(settings, features)
-    assert isinstance(draft, Draft)
-    assert draft.explanation.startswith("Fires on")
-    assert (draft.prompt_tokens, draft.completion_tokens, draft.prompt_version) == (7, 3, "top_and_contrast.v1")
-    body = server.bodies[0]
-    assert body["stream"]
-    assert body["seed"] == 5
-    assert body["response_format"]["type"] == "json_schema"
+async def test_what_is_sent(server, settings):
+    await ask(settings)
+    path, headers, body = server.seen[0]
+    assert path == "/v1/chat/completions"
+    assert headers["authorization"] == f"Bearer {CANARY}"
+    assert [m["role"] for m in body["messages"]] == ["system", "user"]
+    assert (body["seed"], body["temperature"], body["max_tokens"], body["stream"]) == (5, 0.0, 50, True)
+    assert body["response_format"]["json_schema"]["schema"] == ANSWER_SCHEMA
     assert "tools" not in body
 
 
-@pytest.mark.parametrize(
-    ("mode", "kind", "requests"),
-    [
-        ("500", "server_error", 2),
-        ("429", "server_error", 2),
-        ("404", "refused", 1),
-        ("401", "refused", 1),
-        ("not_json", "not_json", 1),
-        ("wrong_schema", "wrong_schema", 1),
-        ("cut", "cut_off", 2),
-        ("length", "cut_off", 2),
-        ("garbage", "not_json", 1),
-        ("slow", "timeout", 1),
-        ("endless", "too_large", 1),
-        ("drip", "timeout", 1),
-    ],
-)
-async def test_every_misbehaviour_is_a_typed_failure_in_time(server, settings, features, mode, kind, requests):
-    server.mode = mode
-    began = time.monotonic()
-    failure = await ask(settings, features)
+async def test_openai_itself_gets_its_own_words_and_a_schema_without_bounds(server, tmp_path):
+    await ask(settings_for("openai", server.url, tmp_path))
+    body = server.chats[0]
+    assert body["max_completion_tokens"] == 50
+    assert "max_tokens" not in body
+    assert body["store"] is False
+    sent = body["response_format"]["json_schema"]["schema"]
+    assert "maxLength" not in repr(sent)
+    assert list(sent["properties"]) == list(ANSWER_SCHEMA["properties"])
+
+
+async def test_connections_serve_again(server, settings):
+    engine = create_engine(settings)
+    await engine.chat(REQUEST)
+    await engine.chat(REQUEST)
+    await engine.close()
+    assert len(server.ports) == 1
+
+
+async def test_a_refused_parameter_is_left_out_from_then_on(server, settings):
+    server.refused = "temperature"
+    engine = create_engine(settings)
+    assert isinstance(await engine.chat(REQUEST), Reply)
+    assert isinstance(await engine.chat(REQUEST), Reply)
+    await engine.close()
+    assert ["temperature" in body for body in server.chats] == [True, False, False]
+
+
+async def test_a_draft_from_evidence_and_a_typed_failure_from_another_form(server, settings, features):
+    evidence = FindEvidence(features).choose(feature_ids=(WORD,), min_coherence=0, max_features=1)[0]
+    explainer = create_explainer(settings, ExplainConfig())
+    draft = await explainer.explain(evidence, strategy="top_and_contrast", seed=5)
+    assert isinstance(draft, Draft)
+    assert draft.prompt_version == VERSIONS["top_and_contrast"]
+    kinds = []
+    for mode in ("not_json", "wrong_schema"):
+        server.mode = mode
+        failure = await explainer.explain(evidence, strategy="top_and_contrast", seed=5)
+        assert isinstance(failure, Failure)
+        kinds.append((failure.kind, failure.prompt_tokens))
+    await explainer.close()
+    assert kinds == [("not_json", 7), ("wrong_schema", 7)]
+
+
+async def test_check_finds_the_context_and_a_missing_model(server, settings):
+    server.context = 4096
+    engine = create_engine(settings)
+    await engine.check()
+    assert engine.limits.context_tokens == 4096
+    await engine.close()
+    server.mode = "404"
+    missing = create_engine(settings, model="other")
+    with pytest.raises(NotFound, match="There are: m") as found:
+        await missing.check()
+    await missing.close()
+    assert found.value.reason == "MODEL_NOT_FOUND"
+
+
+async def test_a_server_that_lists_other_names_than_it_takes_is_asked(server, settings):
+    engine = create_engine(settings, model="alias")
+    await engine.check()
+    await engine.close()
+    assert server.chats[0]["model"] == "alias"
+
+
+async def test_a_context_too_small_for_one_example(server, settings, features):
+    server.context = 300
+    explainer = create_explainer(replace(settings, max_output_tokens=400), ExplainConfig())
+    with pytest.raises(Unsupported, match="300 tokens"):
+        await explainer.check()
+    await explainer.close()
+    evidence = FindEvidence(features).choose(feature_ids=(WORD,), min_coherence=0, max_features=1)[0]
+    explainer = create_explainer(replace(settings, max_output_tokens=200), ExplainConfig())
+    await explainer.check()
+    failure = await explainer.explain(evidence, strategy="top_and_contrast", seed=0)
+    await explainer.close()
     assert isinstance(failure, Failure)
-    assert (failure.kind, len(server.bodies)) == (kind, requests)
-    assert time.monotonic() - began < 3.0
-    assert KEY not in failure.message
+    assert failure.kind == "context_too_small"
+    assert server.chats == []
 
 
-async def test_a_passing_fault_is_retried(server, settings, features):
-    server.mode = ["500", "good"]
-    assert isinstance(await ask(settings, features), Draft)
+async def test_what_the_protocol_has_no_call_for(settings):
+    engine = create_engine(settings)
+    with pytest.raises(Unsupported, match="vllm or ollama"):
+        await anext(aiter(engine.load("m")))
+    with pytest.raises(Unsupported):
+        await engine.unload("m")
+    await engine.close()
 
 
-def test_run_with_an_engine_counts_failures_and_goes_on(server, settings, make_context):
-    server.mode = ["good", "not_json", "good", "good", "good"]
-    engines = load_engines(None) | {"local": settings}
-    config = ExplainConfig(engine="local", feature_ids=(0, 1, 2), concurrency=1)
-    context = make_context()
-    result = job.run(config, context, engines)
-    assert result.summary_insights.failed == 1
-    body = json.loads(context.reader("explanations").read_bytes(job.EXPLANATIONS_FILE))
-    failed = [e for e in body["explanations"] if e["failure"]]
-    assert len(failed) == 1
-    assert failed[0]["explanation_quality"] == 0
-    good = [e["explanation_quality"] for e in body["explanations"] if not e["failure"]]
-    assert result.summary_insights.explanation_quality_average == pytest.approx(sum(good) / 2, abs=1e-3)
-    for artifact in ("explanations", "report"):
-        name = job.EXPLANATIONS_FILE if artifact == "explanations" else job.REPORT_FILE
-        assert KEY.encode() not in context.reader(artifact).read_bytes(name)
-
-
-def test_an_engine_that_is_down_is_an_error_unless_lexical_may_stand_in(server, settings, make_context):
-    server.mode = "401"
-    engines = load_engines(None) | {"local": settings}
-    with pytest.raises(Unavailable, match="refuses the key") as refused:
-        job.run(ExplainConfig(engine="local"), make_context(), engines)
-    assert KEY not in str(refused.value)
-    assert refused.value.reason == "ENGINE_UNAVAILABLE"
-    context = make_context()
-    job.run(ExplainConfig(engine="local", allow_lexical_fallback=True), context, engines)
-    body = json.loads(context.reader("explanations").read_bytes(job.EXPLANATIONS_FILE))
-    assert {e["engine"] for e in body["explanations"]} == {"lexical"}
-
-
-def test_nothing_listens(make_context):
-    engines = load_engines(None) | {
-        "gone": EngineSettings(name="gone", kind="openai_compatible", base_url="http://127.0.0.1:9/v1", model="m")
-    }
-    with pytest.raises(Unavailable, match="Start it"):
-        job.run(ExplainConfig(engine="gone"), make_context(), engines)
+def test_a_missing_key(settings, tmp_path):
+    for path in (tmp_path / "none", tmp_path):
+        with pytest.raises(Unavailable, match="api_key_file"):
+            create_engine(replace(settings, api_key_file=str(path)))

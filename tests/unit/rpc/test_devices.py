@@ -65,3 +65,28 @@ def test_a_gpu_that_a_job_holds_is_neither_free_nor_given_again(
     again = other.acquire(DeviceRequest(), wants_gpu=True)
     assert again is not None and again.device == "cuda:0"
     again.release()
+
+
+def test_cores_are_leased_all_or_none(tmp_path):
+    first, second = DevicePool(folder=tmp_path), DevicePool(folder=tmp_path)
+    held = first.lease_cores([0, 1])
+    assert held is not None
+    assert second.lease_cores([1, 2]) is None
+    alone = second.lease_cores([2])
+    assert alone is not None
+    for lease in (*held, *alone):
+        lease.release()
+    assert second.lease_cores([1, 2]) is not None
+
+
+def test_a_job_that_was_refused_a_gpu_is_remembered_and_an_engine_is_not(tmp_path):
+    pool = DevicePool(folder=tmp_path, nvml=FakeNvml(FakeCard()))
+    engine = pool.lease_gpu(0)
+    assert engine is not None
+    assert pool.lease_gpu(0) is None
+    assert not pool.gpu_wanted(60)
+    assert pool.acquire(DeviceRequest(), wants_gpu=True) is None
+    assert pool.gpu_wanted(60)
+    assert not pool.gpu_wanted(0)
+    engine.release()
+    assert pool.lease_gpu(0) is not None

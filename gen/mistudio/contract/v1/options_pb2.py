@@ -26,7 +26,7 @@ from buf.validate import validate_pb2 as buf_dot_validate_dot_validate__pb2
 from google.protobuf import descriptor_pb2 as google_dot_protobuf_dot_descriptor__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"mistudio/contract/v1/options.proto\x12\x14mistudio.contract.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/descriptor.proto\"\x93\x01\n\x0cMethodPolicy\x12=\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0e\x32!.mistudio.contract.v1.AccessLevelB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x12\n\nidempotent\x18\x02 \x01(\x08\x12\x30\n\x08reserved\x18\x03 \x01(\x0b\x32\x1e.mistudio.contract.v1.Reserved\"\'\n\x08Reserved\x12\x1b\n\x07instead\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xac\x02*u\n\x0b\x41\x63\x63\x65ssLevel\x12\x1c\n\x18\x41\x43\x43\x45SS_LEVEL_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41\x43\x43\x45SS_LEVEL_PUBLIC\x10\x01\x12\x16\n\x12\x41\x43\x43\x45SS_LEVEL_TOKEN\x10\x02\x12\x17\n\x13\x41\x43\x43\x45SS_LEVEL_WORKER\x10\x03:T\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\".mistudio.contract.v1.MethodPolicy:W\n\x0ereserved_field\x12\x1d.google.protobuf.FieldOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x1e.mistudio.contract.v1.Reserved:[\n\x0ereserved_value\x12!.google.protobuf.EnumValueOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x1e.mistudio.contract.v1.Reservedb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\"mistudio/contract/v1/options.proto\x12\x14mistudio.contract.v1\x1a\x1b\x62uf/validate/validate.proto\x1a google/protobuf/descriptor.proto\"\x93\x01\n\x0cMethodPolicy\x12=\n\x06\x61\x63\x63\x65ss\x18\x01 \x01(\x0e\x32!.mistudio.contract.v1.AccessLevelB\n\xbaH\x07\x82\x01\x04\x10\x01 \x00\x12\x12\n\nidempotent\x18\x02 \x01(\x08\x12\x30\n\x08reserved\x18\x03 \x01(\x0b\x32\x1e.mistudio.contract.v1.Reserved\"\'\n\x08Reserved\x12\x1b\n\x07instead\x18\x01 \x01(\tB\n\xbaH\x07r\x05\x10\x01\x18\xac\x02*\x8f\x01\n\x0b\x41\x63\x63\x65ssLevel\x12\x1c\n\x18\x41\x43\x43\x45SS_LEVEL_UNSPECIFIED\x10\x00\x12\x17\n\x13\x41\x43\x43\x45SS_LEVEL_PUBLIC\x10\x01\x12\x16\n\x12\x41\x43\x43\x45SS_LEVEL_TOKEN\x10\x02\x12\x17\n\x13\x41\x43\x43\x45SS_LEVEL_WORKER\x10\x03\x12\x18\n\x14\x41\x43\x43\x45SS_LEVEL_SERVICE\x10\x04:T\n\x06policy\x12\x1e.google.protobuf.MethodOptions\x18\xb5\x87\x03 \x01(\x0b\x32\".mistudio.contract.v1.MethodPolicy:W\n\x0ereserved_field\x12\x1d.google.protobuf.FieldOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x1e.mistudio.contract.v1.Reserved:[\n\x0ereserved_value\x12!.google.protobuf.EnumValueOptions\x18\xb5\x87\x03 \x01(\x0b\x32\x1e.mistudio.contract.v1.Reservedb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,8 +37,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_METHODPOLICY'].fields_by_name['access']._serialized_options = b'\272H\007\202\001\004\020\001 \000'
   _globals['_RESERVED'].fields_by_name['instead']._loaded_options = None
   _globals['_RESERVED'].fields_by_name['instead']._serialized_options = b'\272H\007r\005\020\001\030\254\002'
-  _globals['_ACCESSLEVEL']._serialized_start=314
-  _globals['_ACCESSLEVEL']._serialized_end=431
+  _globals['_ACCESSLEVEL']._serialized_start=315
+  _globals['_ACCESSLEVEL']._serialized_end=458
   _globals['_METHODPOLICY']._serialized_start=124
   _globals['_METHODPOLICY']._serialized_end=271
   _globals['_RESERVED']._serialized_start=273

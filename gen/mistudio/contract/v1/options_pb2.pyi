@@ -33,6 +33,8 @@ class _AccessLevelEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_AccessLev
     """Callers with a valid bearer token."""
     ACCESS_LEVEL_WORKER: _AccessLevel.ValueType  # 3
     """Worker processes, proven by job, attempt and lease token; never forwarded by the gateway."""
+    ACCESS_LEVEL_SERVICE: _AccessLevel.ValueType  # 4
+    """Other services of the installation, with the bearer token; never forwarded by the gateway."""
 
 class AccessLevel(_AccessLevel, metaclass=_AccessLevelEnumTypeWrapper):
     """Who may call an RPC."""
@@ -45,6 +47,8 @@ ACCESS_LEVEL_TOKEN: AccessLevel.ValueType  # 2
 """Callers with a valid bearer token."""
 ACCESS_LEVEL_WORKER: AccessLevel.ValueType  # 3
 """Worker processes, proven by job, attempt and lease token; never forwarded by the gateway."""
+ACCESS_LEVEL_SERVICE: AccessLevel.ValueType  # 4
+"""Other services of the installation, with the bearer token; never forwarded by the gateway."""
 Global___AccessLevel: _TypeAlias = AccessLevel  # noqa: Y015
 
 @_typing.final

@@ -29,7 +29,7 @@ from mistudio.job.v1 import job_pb2 as mistudio_dot_job_dot_v1_dot_job__pb2
 from mistudio.job.v1 import job_event_pb2 as mistudio_dot_job_dot_v1_dot_job__event__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'mistudio/worker/v1/worker_service.proto\x12\x12mistudio.worker.v1\x1a\x1b\x62uf/validate/validate.proto\x1a#mistudio/artifact/v1/artifact.proto\x1a\"mistudio/contract/v1/options.proto\x1a\x19mistudio/job/v1/job.proto\x1a\x1fmistudio/job/v1/job_event.proto\"^\n\x05Lease\x12\x19\n\x06job_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x1c\n\x07\x61ttempt\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x01\x12\x1c\n\x05token\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10 \x18\x80\x01\"w\n\rAttachRequest\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x19.mistudio.worker.v1.LeaseB\x06\xbaH\x03\xc8\x01\x01\x12\x14\n\x03pid\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x1e\n\rprocess_start\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"S\n\x0e\x41ttachResponse\x12\'\n\rlease_seconds\x18\x01 \x01(\x01\x42\x10\xbaH\r\x12\x0b!\x00\x00\x00\x00\x00\x00\x00\x00@\x01\x12\x18\n\x10\x63\x61ncel_requested\x18\x02 \x01(\x08\"\x9d\x01\n\nReportItem\x12-\n\x08progress\x18\x01 \x01(\x0b\x32\x19.mistudio.job.v1.ProgressH\x00\x12/\n\x06metric\x18\x02 \x01(\x0b\x32\x1d.mistudio.job.v1.MetricSampleH\x00\x12\'\n\x03log\x18\x03 \x01(\x0b\x32\x18.mistudio.job.v1.LogLineH\x00\x42\x06\n\x04item\"\x93\x01\n\rReportRequest\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x19.mistudio.worker.v1.LeaseB\x06\xbaH\x03\xc8\x01\x01\x12\x16\n\x05\x62\x61tch\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x38\n\x05items\x18\x03 \x03(\x0b\x32\x1e.mistudio.worker.v1.ReportItemB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"S\n\x0eReportResponse\x12\'\n\rlease_seconds\x18\x01 \x01(\x01\x42\x10\xbaH\r\x12\x0b!\x00\x00\x00\x00\x00\x00\x00\x00@\x01\x12\x18\n\x10\x63\x61ncel_requested\x18\x02 \x01(\x08\"\xc4\x01\n\x15\x43ommitArtifactRequest\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x19.mistudio.worker.v1.LeaseB\x06\xbaH\x03\xc8\x01\x01\x12\x41\n\x08\x61rtifact\x18\x02 \x01(\x0b\x32\'.mistudio.artifact.v1.ArtifactReferenceB\x06\xbaH\x03\xc8\x01\x01\x12\x36\n\x06\x66older\x18\x03 \x01(\tB&\xbaH#r!\x10\x01\x18\xc8\x01\x32\x1a^[a-z]{1,40}/[0-9a-f]{32}$\"\x18\n\x16\x43ommitArtifactResponse\"\xdf\x01\n\rFinishRequest\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x19.mistudio.worker.v1.LeaseB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\x06result\x18\x02 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\x80\x01H\x00\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x19.mistudio.job.v1.JobErrorH\x00\x12\x13\n\tcancelled\x18\x04 \x01(\x08H\x00\x12+\n\x06paused\x18\x05 \x01(\x0b\x32\x19.mistudio.job.v1.JobErrorH\x00\x42\x10\n\x07outcome\x12\x05\xbaH\x02\x08\x01\"\x10\n\x0e\x46inishResponse2\x93\x03\n\rWorkerService\x12Y\n\x06\x41ttach\x12!.mistudio.worker.v1.AttachRequest\x1a\".mistudio.worker.v1.AttachResponse\"\x08\xaa\xbb\x18\x04\x08\x03\x10\x01\x12Y\n\x06Report\x12!.mistudio.worker.v1.ReportRequest\x1a\".mistudio.worker.v1.ReportResponse\"\x08\xaa\xbb\x18\x04\x08\x03\x10\x01\x12q\n\x0e\x43ommitArtifact\x12).mistudio.worker.v1.CommitArtifactRequest\x1a*.mistudio.worker.v1.CommitArtifactResponse\"\x08\xaa\xbb\x18\x04\x08\x03\x10\x01\x12Y\n\x06\x46inish\x12!.mistudio.worker.v1.FinishRequest\x1a\".mistudio.worker.v1.FinishResponse\"\x08\xaa\xbb\x18\x04\x08\x03\x10\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\'mistudio/worker/v1/worker_service.proto\x12\x12mistudio.worker.v1\x1a\x1b\x62uf/validate/validate.proto\x1a#mistudio/artifact/v1/artifact.proto\x1a\"mistudio/contract/v1/options.proto\x1a\x19mistudio/job/v1/job.proto\x1a\x1fmistudio/job/v1/job_event.proto\"^\n\x05Lease\x12\x19\n\x06job_id\x18\x01 \x01(\tB\t\xbaH\x06r\x04\x10\x01\x18\x64\x12\x1c\n\x07\x61ttempt\x18\x02 \x01(\x05\x42\x0b\xbaH\x08\x1a\x06\x18\xc0\x84=(\x01\x12\x1c\n\x05token\x18\x03 \x01(\tB\r\x80\x01\x01\xbaH\x07r\x05\x10 \x18\x80\x01\"w\n\rAttachRequest\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x19.mistudio.worker.v1.LeaseB\x06\xbaH\x03\xc8\x01\x01\x12\x14\n\x03pid\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x1e\n\rprocess_start\x18\x03 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x00\"n\n\x0e\x41ttachResponse\x12\'\n\rlease_seconds\x18\x01 \x01(\x01\x42\x10\xbaH\r\x12\x0b!\x00\x00\x00\x00\x00\x00\x00\x00@\x01\x12\x18\n\x10\x63\x61ncel_requested\x18\x02 \x01(\x08\x12\x19\n\x11\x63heckpoint_wanted\x18\x03 \x01(\x08\"\x9d\x01\n\nReportItem\x12-\n\x08progress\x18\x01 \x01(\x0b\x32\x19.mistudio.job.v1.ProgressH\x00\x12/\n\x06metric\x18\x02 \x01(\x0b\x32\x1d.mistudio.job.v1.MetricSampleH\x00\x12\'\n\x03log\x18\x03 \x01(\x0b\x32\x18.mistudio.job.v1.LogLineH\x00\x42\x06\n\x04item\"\x93\x01\n\rReportRequest\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x19.mistudio.worker.v1.LeaseB\x06\xbaH\x03\xc8\x01\x01\x12\x16\n\x05\x62\x61tch\x18\x02 \x01(\x03\x42\x07\xbaH\x04\"\x02(\x01\x12\x38\n\x05items\x18\x03 \x03(\x0b\x32\x1e.mistudio.worker.v1.ReportItemB\t\xbaH\x06\x92\x01\x03\x10\xe8\x07\"n\n\x0eReportResponse\x12\'\n\rlease_seconds\x18\x01 \x01(\x01\x42\x10\xbaH\r\x12\x0b!\x00\x00\x00\x00\x00\x00\x00\x00@\x01\x12\x18\n\x10\x63\x61ncel_requested\x18\x02 \x01(\x08\x12\x19\n\x11\x63heckpoint_wanted\x18\x03 \x01(\x08\"\xd9\x01\n\x15\x43ommitArtifactRequest\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x19.mistudio.worker.v1.LeaseB\x06\xbaH\x03\xc8\x01\x01\x12\x41\n\x08\x61rtifact\x18\x02 \x01(\x0b\x32\'.mistudio.artifact.v1.ArtifactReferenceB\x06\xbaH\x03\xc8\x01\x01\x12K\n\x06\x66older\x18\x03 \x01(\tB;\xbaH8r6\x10\x01\x18\xc8\x01\x32/^([a-z][a-z-]{0,79}/)?[a-z]{1,40}/[0-9a-f]{32}$\"\x18\n\x16\x43ommitArtifactResponse\"\xdf\x01\n\rFinishRequest\x12\x30\n\x05lease\x18\x01 \x01(\x0b\x32\x19.mistudio.worker.v1.LeaseB\x06\xbaH\x03\xc8\x01\x01\x12\x1c\n\x06result\x18\x02 \x01(\x0c\x42\n\xbaH\x07z\x05\x18\x80\x80\x80\x01H\x00\x12*\n\x05\x65rror\x18\x03 \x01(\x0b\x32\x19.mistudio.job.v1.JobErrorH\x00\x12\x13\n\tcancelled\x18\x04 \x01(\x08H\x00\x12+\n\x06paused\x18\x05 \x01(\x0b\x32\x19.mistudio.job.v1.JobErrorH\x00\x42\x10\n\x07outcome\x12\x05\xbaH\x02\x08\x01\"\x10\n\x0e\x46inishResponse2\x93\x03\n\rWorkerService\x12Y\n\x06\x41ttach\x12!.mistudio.worker.v1.AttachRequest\x1a\".mistudio.worker.v1.AttachResponse\"\x08\xaa\xbb\x18\x04\x08\x03\x10\x01\x12Y\n\x06Report\x12!.mistudio.worker.v1.ReportRequest\x1a\".mistudio.worker.v1.ReportResponse\"\x08\xaa\xbb\x18\x04\x08\x03\x10\x01\x12q\n\x0e\x43ommitArtifact\x12).mistudio.worker.v1.CommitArtifactRequest\x1a*.mistudio.worker.v1.CommitArtifactResponse\"\x08\xaa\xbb\x18\x04\x08\x03\x10\x01\x12Y\n\x06\x46inish\x12!.mistudio.worker.v1.FinishRequest\x1a\".mistudio.worker.v1.FinishResponse\"\x08\xaa\xbb\x18\x04\x08\x03\x10\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -63,7 +63,7 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COMMITARTIFACTREQUEST'].fields_by_name['artifact']._loaded_options = None
   _globals['_COMMITARTIFACTREQUEST'].fields_by_name['artifact']._serialized_options = b'\272H\003\310\001\001'
   _globals['_COMMITARTIFACTREQUEST'].fields_by_name['folder']._loaded_options = None
-  _globals['_COMMITARTIFACTREQUEST'].fields_by_name['folder']._serialized_options = b'\272H#r!\020\001\030\310\0012\032^[a-z]{1,40}/[0-9a-f]{32}$'
+  _globals['_COMMITARTIFACTREQUEST'].fields_by_name['folder']._serialized_options = b'\272H8r6\020\001\030\310\0012/^([a-z][a-z-]{0,79}/)?[a-z]{1,40}/[0-9a-f]{32}$'
   _globals['_FINISHREQUEST'].oneofs_by_name['outcome']._loaded_options = None
   _globals['_FINISHREQUEST'].oneofs_by_name['outcome']._serialized_options = b'\272H\002\010\001'
   _globals['_FINISHREQUEST'].fields_by_name['lease']._loaded_options = None
@@ -83,21 +83,21 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ATTACHREQUEST']._serialized_start=321
   _globals['_ATTACHREQUEST']._serialized_end=440
   _globals['_ATTACHRESPONSE']._serialized_start=442
-  _globals['_ATTACHRESPONSE']._serialized_end=525
-  _globals['_REPORTITEM']._serialized_start=528
-  _globals['_REPORTITEM']._serialized_end=685
-  _globals['_REPORTREQUEST']._serialized_start=688
-  _globals['_REPORTREQUEST']._serialized_end=835
-  _globals['_REPORTRESPONSE']._serialized_start=837
-  _globals['_REPORTRESPONSE']._serialized_end=920
-  _globals['_COMMITARTIFACTREQUEST']._serialized_start=923
-  _globals['_COMMITARTIFACTREQUEST']._serialized_end=1119
-  _globals['_COMMITARTIFACTRESPONSE']._serialized_start=1121
-  _globals['_COMMITARTIFACTRESPONSE']._serialized_end=1145
-  _globals['_FINISHREQUEST']._serialized_start=1148
-  _globals['_FINISHREQUEST']._serialized_end=1371
-  _globals['_FINISHRESPONSE']._serialized_start=1373
-  _globals['_FINISHRESPONSE']._serialized_end=1389
-  _globals['_WORKERSERVICE']._serialized_start=1392
-  _globals['_WORKERSERVICE']._serialized_end=1795
+  _globals['_ATTACHRESPONSE']._serialized_end=552
+  _globals['_REPORTITEM']._serialized_start=555
+  _globals['_REPORTITEM']._serialized_end=712
+  _globals['_REPORTREQUEST']._serialized_start=715
+  _globals['_REPORTREQUEST']._serialized_end=862
+  _globals['_REPORTRESPONSE']._serialized_start=864
+  _globals['_REPORTRESPONSE']._serialized_end=974
+  _globals['_COMMITARTIFACTREQUEST']._serialized_start=977
+  _globals['_COMMITARTIFACTREQUEST']._serialized_end=1194
+  _globals['_COMMITARTIFACTRESPONSE']._serialized_start=1196
+  _globals['_COMMITARTIFACTRESPONSE']._serialized_end=1220
+  _globals['_FINISHREQUEST']._serialized_start=1223
+  _globals['_FINISHREQUEST']._serialized_end=1446
+  _globals['_FINISHRESPONSE']._serialized_start=1448
+  _globals['_FINISHRESPONSE']._serialized_end=1464
+  _globals['_WORKERSERVICE']._serialized_start=1467
+  _globals['_WORKERSERVICE']._serialized_end=1870
 # @@protoc_insertion_point(module_scope)

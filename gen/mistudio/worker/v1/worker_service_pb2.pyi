@@ -91,19 +91,23 @@ class AttachResponse(_message.Message):
 
     LEASE_SECONDS_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_WANTED_FIELD_NUMBER: _builtins.int
     lease_seconds: _builtins.float
     """Seconds until the lease ends unless renewed."""
     cancel_requested: _builtins.bool
     """Whether to stop."""
+    checkpoint_wanted: _builtins.bool
+    """Whether to commit a checkpoint as soon as one can be: the worker ends with its service, soon."""
     def __init__(
         self,
         *,
         lease_seconds: _builtins.float = ...,
         cancel_requested: _builtins.bool = ...,
+        checkpoint_wanted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "lease_seconds", b"lease_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "checkpoint_wanted", b"checkpoint_wanted", "lease_seconds", b"lease_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -189,19 +193,23 @@ class ReportResponse(_message.Message):
 
     LEASE_SECONDS_FIELD_NUMBER: _builtins.int
     CANCEL_REQUESTED_FIELD_NUMBER: _builtins.int
+    CHECKPOINT_WANTED_FIELD_NUMBER: _builtins.int
     lease_seconds: _builtins.float
     """Seconds until the lease ends unless renewed."""
     cancel_requested: _builtins.bool
     """Whether to stop."""
+    checkpoint_wanted: _builtins.bool
+    """Whether to commit a checkpoint as soon as one can be: the worker ends with its service, soon."""
     def __init__(
         self,
         *,
         lease_seconds: _builtins.float = ...,
         cancel_requested: _builtins.bool = ...,
+        checkpoint_wanted: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "lease_seconds", b"lease_seconds"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cancel_requested", b"cancel_requested", "checkpoint_wanted", b"checkpoint_wanted", "lease_seconds", b"lease_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,59 @@
+"""What the RPCs of ExplainService share: completed runs opened for reading, and what people decided."""
+
+from __future__ import annotations
+
+import asyncio
+
+from mistudio.explain.v1 import explain_service_pb2
+
+from mistudio_core.errors import MistudioError
+from mistudio_core.jobs.records import COMPLETED, JobRecord
+from mistudio_core.jobs.reviews import ReviewStore
+from mistudio_explain import convert
+from mistudio_explain.book import with_review
+from mistudio_explain.opened import OpenTables
+from mistudio_explain.table import ExplanationTable, Record
+from mistudio_rpc.runtime import Runtime
+
+SERVICE = "explain"
+MOST_RUNS = 200
+"""Runs that a search or a queue over all of them goes through, the newest ones."""
+
+
+class Reading:
+    """Base of the servicer's parts."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        """Over the process's runtime."""
+        self._runtime = runtime
+        self._tables = OpenTables(runtime.artifacts)
+        self._reviews = ReviewStore(runtime.database)
+
+    async def _table(self, job_id: str) -> ExplanationTable:
+        """A completed run. Raises NotFound, NotReady, Corrupt, Unsupported."""
+        await self._runtime.completed(job_id, SERVICE)
+        return await asyncio.to_thread(self._tables.get, await self._runtime.artifact_of(job_id, "explanations"))
+
+    async def _runs(self, job_id: str) -> list[tuple[str, ExplanationTable]]:
+        """One completed run, or where none is named the newest ones that can be read."""
+        if job_id:
+            return [(job_id, await self._table(job_id))]
+        jobs, _, _ = await self._runtime.queries.page(SERVICE, status=COMPLETED, size=MOST_RUNS)
+        found = []
+        for job in jobs:
+            try:
+                found.append((job.job_id, await self._table(job.job_id)))
+            except MistudioError:  # removed, damaged or of an earlier version: the others are still shown
+                continue
+        return found
+
+    async def _reviewed(self, job_id: str, records: list[Record]) -> list[Record]:
+        """Records of a run with what people decided about them last."""
+        latest = {r.feature_id: r for r in await self._reviews.latest([job_id])}
+        return [with_review(record, latest.get(record["feature_id"])) for record in records]
+
+    async def _result(self, job: JobRecord) -> explain_service_pb2.GetExplainResultResponse:
+        """A completed run's result as its worker stored it, with the figures of reviews."""
+        response = explain_service_pb2.GetExplainResultResponse.FromString(job.result or b"")
+        convert.add_reviews(response.summary_insights, await self._reviews.latest([job.job_id]))
+        return response
