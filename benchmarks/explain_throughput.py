@@ -76,8 +76,8 @@ def _measured(home: Any, find_job_id: str, reader: Any, pairs: int, in_flight: i
     direct: list[float] = []
     with control_process(home, "explain") as control, Client(home.control_target, home.token()) as client:
         _start(client)
-        _directly(control.home, settings, prompts, in_flight)
-        _through(client, find_job_id, in_flight)
+        _directly(control.home, settings, prompts[:in_flight], in_flight)
+        _through(client, find_job_id, in_flight, features=in_flight)
         for _ in range(pairs):
             through.append(_through(client, find_job_id, in_flight))
             direct.append(_directly(control.home, settings, prompts, in_flight))
@@ -128,7 +128,7 @@ def _start(client: Any) -> None:
         time.sleep(0.2)
 
 
-def _through(client: Any, find_job_id: str, in_flight: int) -> dict[str, float]:
+def _through(client: Any, find_job_id: str, in_flight: int, *, features: int = 1_000_000) -> dict[str, float]:
     """One run, from the call that starts it to its last event."""
     from mistudio.explain.v1 import explain_service_pb2 as pb
 
@@ -136,7 +136,7 @@ def _through(client: Any, find_job_id: str, in_flight: int) -> dict[str, float]:
     from tests.support.processes import worker_pid
 
     request = pb.StartExplainRequest(
-        find_job_id=find_job_id, engine="local", concurrency=in_flight, min_coherence=0.0, max_features=1_000_000,
+        find_job_id=find_job_id, engine="local", concurrency=in_flight, min_coherence=0.0, max_features=features,
         use_cache=False,
     )  # fmt: skip
     began = time.monotonic()
