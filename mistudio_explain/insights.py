@@ -14,20 +14,20 @@ HIGH_QUALITY = 0.8
 """From here on an explanation counts as high in quality."""
 CONCERNS = ("requires_review", "concerning")
 """Assessments that a person looks at, the more urgent one first."""
+_SAFETY, _CONTRADICTED = "Safety:", "Held-out texts contradict it"
 _REASONS = {
-    "requires_review": "Safety: a person must look.",
-    "concerning": "Safety: it touches a subject that a safety team follows.",
+    "requires_review": f"{_SAFETY} a person must look.",
+    "concerning": f"{_SAFETY} it touches a subject that a safety team follows.",
 }
-_CONTRADICTED = "Held-out texts contradict it."
 
 
 def reasons(explanation: Explanation) -> tuple[str, ...]:
-    """Why a person should look at it: its own flags, then what its assessment and its verification say."""
+    """Why a person should look at it: its flags, then what assessment and verification say and none of them does."""
     found = [*explanation.flags]
-    if explanation.safety_assessment in _REASONS:
+    if explanation.safety_assessment in _REASONS and not any(flag.startswith(_SAFETY) for flag in found):
         found.append(_REASONS[explanation.safety_assessment])
-    if explanation.pattern_verification == "contradicted":
-        found.append(_CONTRADICTED)
+    if explanation.pattern_verification == "contradicted" and not any(f.startswith(_CONTRADICTED) for f in found):
+        found.append(f"{_CONTRADICTED}.")
     return tuple(dict.fromkeys(found))
 
 

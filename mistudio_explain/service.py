@@ -17,7 +17,7 @@ from mistudio_explain.few_shot import load_few_shot
 from mistudio_explain.judging.choice import EMBEDDING, LEXICAL
 from mistudio_explain.policy.pool import check_budget
 from mistudio_explain.service_base import SERVICE
-from mistudio_explain.service_engines import EngineMethods, background
+from mistudio_explain.service_engines import PRELOAD, EngineMethods, background
 from mistudio_explain.service_live import LiveMethods
 from mistudio_explain.service_metrics import counted
 from mistudio_explain.service_results import ResultMethods
@@ -110,6 +110,7 @@ entry = ServiceEntry(
     grpc_service="mistudio.explain.v1.ExplainService",
     servicer=ExplainServicer,
     worker="mistudio_explain.worker:run",
+    preload=PRELOAD,
     background=_background,
 )
 """Registered in the group `mistudio.services`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib.util import find_spec
 from typing import cast
 
 from mistudio.explain.v1 import explain_service_pb2
@@ -18,6 +19,8 @@ from mistudio_rpc.devices import DevicePool
 from mistudio_rpc.runtime import Runtime
 from mistudio_rpc.types import Context
 
+PRELOAD = ("mistudio_explain.worker", *(("mistudio_explain.engines.vllm",) if find_spec("openai") else ()))
+"""What a spare worker imports before it has a job: the clients of engines take most of a second."""
 _PART = "explain.engines"
 _WAITS_SECONDS = 3.0
 

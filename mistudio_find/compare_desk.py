@@ -1,4 +1,4 @@
-"""Where the control process gets comparisons: made_once.py stores them as artifacts of the first job.
+"""Where the control process gets comparisons: mistudio_core.made_once stores them as artifacts of the first job.
 
 Owns what a comparison is made of and named by, and how it is opened.
 """
@@ -11,17 +11,17 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from mistudio_core.artifacts import ArtifactReader, ArtifactRecord, ArtifactStore
+from mistudio_core.artifacts import ArtifactReader, ArtifactRecord, ArtifactStore, ArtifactWriter
 from mistudio_core.errors import MistudioError, NotFound
 from mistudio_core.jobs.context import artifact_uri
 from mistudio_core.jobs.queries import JobQueries
 from mistudio_core.jobs.records import JobRecord
 from mistudio_core.jobs.store import JobStore
-from mistudio_find.aside import reference
+from mistudio_core.made_once import MadeOnce, Work
+from mistudio_find.aside import reference, run_aside
 from mistudio_find.compare import VERSION, Wanted
 from mistudio_find.comparing import SUMMARY_FILE
 from mistudio_find.comparison_rows import ROWS_FILE, ComparisonRows
-from mistudio_find.made_once import MadeOnce, Work
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +44,7 @@ class CompareDesk:
     def __init__(self, store: ArtifactStore, jobs: JobStore, queries: JobQueries) -> None:
         """On the parts of a control process."""
         self._store, self._queries = store, queries
-        self._made = MadeOnce(store, jobs, queries)
+        self._made = MadeOnce(store, jobs, queries, "export")
 
     async def get(self, job: JobRecord, other: JobRecord, wanted: Wanted) -> Made:
         """The comparison of two completed jobs. Raises NotFound, Unsupported, Corrupt, DiskFull, Failed."""
@@ -61,12 +61,12 @@ class CompareDesk:
 
     async def _work(self, job: JobRecord, other: JobRecord, features: list[ArtifactRecord], wanted: Wanted) -> Work:
         sides = [await self._told(one, record) for one, record in zip((job, other), features, strict=True)]
-        return Work(
-            module="mistudio_find.comparing",
-            what="the comparison",
-            told={"one": sides[0], "two": sides[1], "method": wanted.method, "min_similarity": wanted.min_similarity},
-            attempt=features[0].attempt,
-        )
+        told = {"one": sides[0], "two": sides[1], "method": wanted.method, "min_similarity": wanted.min_similarity}
+
+        async def write(writer: ArtifactWriter) -> None:
+            await run_aside("mistudio_find.comparing", "the comparison", {**told, "out": str(writer.folder)})
+
+        return Work(write=write, attempt=features[0].attempt)
 
     async def _told(self, job: JobRecord, features: ArtifactRecord) -> dict[str, Any]:
         """A side as the process is told of it, with what is still there of SAE and activations."""

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 from typing import Any
 
+from mistudio_core.spreadsheet import cell_text
 from mistudio_explain.book import Book
-from mistudio_explain.reports.words import plain
 from mistudio_explain.table import Record
 
 PARTS = ("accuracy", "clarity", "consistency", "relevance", "accuracy_low", "accuracy_high", "accuracy_near")
@@ -38,7 +37,6 @@ HEADER = (
 )
 """Names of the columns."""
 _SEPARATOR = "; "
-_FORMULA = re.compile(r"(^|[,;|\"'])(\s*)([=+\-@＝＋－＠])")
 
 
 def render(book: Book) -> bytes:
@@ -55,22 +53,17 @@ def _row(record: Record) -> list[str]:
     counts = (parts["activating_texts"], parts["silent_texts"], parts["judge_failures"])
     return [
         str(record["feature_id"]),
-        safe(record["explanation"]),
+        cell_text(record["explanation"]),
         *(_number(record[name]) for name in NUMBERS),
         *(_number(parts[name]) for name in PARTS),
-        safe(parts["accuracy_method"]),
+        cell_text(parts["accuracy_method"]),
         *(str(count) for count in counts),
-        *(safe(record[name]) for name in TEXTS),
+        *(cell_text(record[name]) for name in TEXTS),
         "true" if record["cached"] else "false",
-        *(safe(_SEPARATOR.join(record[name])) for name in LISTS),
-        *(safe(review.get(name, "")) for name in REVIEW),
+        *(cell_text(_SEPARATOR.join(record[name])) for name in LISTS),
+        *(cell_text(review.get(name, "")) for name in REVIEW),
     ]
 
 
 def _number(value: Any) -> str:
     return "" if value is None else repr(value)
-
-
-def safe(text: str) -> str:
-    """A text that no spreadsheet takes for a formula, on one line; control and direction signs become U+FFFD."""
-    return _FORMULA.sub(r"\1'\2\3", plain(" ".join(text.splitlines()).replace("\t", " ")))

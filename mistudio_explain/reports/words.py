@@ -33,7 +33,7 @@ METRICS: tuple[tuple[str, str, str], ...] = (
     ("clarity", "sentences, their length, the whole length, plain signs", "Form alone: a clear text may be wrong."),
     (
         "consistency",
-        "whether it names the feature's keywords and whether its words stand in the top texts",
+        "whether it names the feature's keywords, has its words from the top texts, and fits the category",
         "Keywords come from the same texts that the explainer saw.",
     ),
     (
@@ -53,7 +53,7 @@ METRICS: tuple[tuple[str, str, str], ...] = (
     ),
     (
         "safety",
-        "subjects of a list of rules in keywords and top texts",
+        "subjects of a list of rules in keywords, top texts and the explanation",
         "Finds words, not intent; a subject outside of the list is not seen. A person decides.",
     ),
     (

@@ -1,4 +1,4 @@
-"""Where the control process gets an export: what Find wrote itself, or what made_once.py stores.
+"""Where the control process gets an export: what Find wrote itself, or what mistudio_core.made_once stores.
 
 Owns which artifacts an export is made of. What is finished is an artifact of the job, so that the next download, or
 the rest of a broken one, begins at once.
@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import asyncio
 
-from mistudio_core.artifacts import ArtifactReader, ArtifactRecord, ArtifactStore
+from mistudio_core.artifacts import ArtifactReader, ArtifactRecord, ArtifactStore, ArtifactWriter
 from mistudio_core.errors import NotFound, Unsupported
 from mistudio_core.jobs.context import artifact_uri
 from mistudio_core.jobs.queries import JobQueries
 from mistudio_core.jobs.records import JobRecord
 from mistudio_core.jobs.store import JobStore
-from mistudio_find.aside import reference
+from mistudio_core.made_once import MadeOnce, Work
+from mistudio_find.aside import reference, run_aside
 from mistudio_find.exports import FORMATS, ExportFormat
-from mistudio_find.made_once import MadeOnce, Work
 
 
 class ExportDesk:
@@ -25,7 +25,7 @@ class ExportDesk:
     def __init__(self, store: ArtifactStore, jobs: JobStore, queries: JobQueries) -> None:
         """On the parts of a control process."""
         self._store, self._queries = store, queries
-        self._made = MadeOnce(store, jobs, queries)
+        self._made = MadeOnce(store, jobs, queries, "export")
 
     async def get(self, job: JobRecord, name: str) -> tuple[ArtifactReader, ExportFormat]:
         """The artifact that holds the form's file, made first where it is not stored.
@@ -43,13 +43,12 @@ class ExportDesk:
         told = {"format": form.name, "job_id": job.job_id, "features": reference(self._store, features)}
         if form.needs_codes:
             told["codes"] = reference(self._store, await self._codes(job, form))
-        return Work(
-            module="mistudio_find.exports",
-            what=f"the {form.name} export",
-            told=told,
-            attempt=features.attempt,
-            file=form.filename,
-        )
+
+        async def write(writer: ArtifactWriter) -> None:
+            asked = {**told, "out": str(writer.path(form.filename))}
+            await run_aside("mistudio_find.exports", f"the {form.name} export", asked)
+
+        return Work(write=write, attempt=features.attempt)
 
     async def _artifact(self, job_id: str, kind: str) -> ArtifactRecord:
         records = await self._queries.artifacts_of(job_id, kind)

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import re
 
+from mistudio_core.spreadsheet import cell_text
+
 _PICTURES = {code: chr(0x2400 + code) for code in range(32)} | {0x7F: "\u2421"}
 # Characters that XML 1.0 has no way to write (section 2.2).
 _NOT_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
@@ -15,9 +17,6 @@ _NOT_IN_XML_TEXT = re.compile("[\r\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 _UNSEEN = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
-_SIGN = re.compile(r"[=+\-@＝＋－＠]")
-_FORMULA = re.compile(r"(^|[,;|\t\r\n\"'])(\s*)([=+\-@＝＋－＠])")
-_INVISIBLE = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
 
 
 def xml_visible(text: str) -> str:
@@ -50,13 +49,5 @@ def _terminal_sign(match: re.Match[str]) -> str:
 
 
 def spreadsheet_text(text: str, longest: int) -> str:
-    """A quoted cell of at most `longest` characters of the text, without controls.
-
-    ' stands before whatever a spreadsheet would read as a formula, also after a delimiter or quote inside.
-    """
-    shown = text[:longest].replace("\t", " ").replace("\r", " ").replace("\n", " ")
-    if not shown.isprintable():
-        shown = _INVISIBLE.sub("\ufffd", shown)
-    if _SIGN.search(shown):
-        shown = _FORMULA.sub(r"\1'\2\3", shown)
-    return '"' + shown.replace('"', '""') + '"'
+    """A quoted cell of at most `longest` characters of the text, safe as `cell_text` makes it."""
+    return '"' + cell_text(text[:longest]).replace('"', '""') + '"'

@@ -120,4 +120,8 @@ def test_what_a_person_should_look_at_has_its_reasons():
     assert reasons(explanation(0)) == ()
     odd = explanation(1, flags=("Low.",), safety_assessment="requires_review", pattern_verification="contradicted")
     assert len(reasons(odd)) == 3 and reasons(odd)[0] == "Low."
+    said = ("Safety: it names a weapon.", "Held-out texts contradict it: accuracy 0.40.")
+    assert (
+        reasons(explanation(1, flags=said, safety_assessment="concerning", pattern_verification="contradicted")) == said
+    )
     assert summarise([explanation(0), odd]).flagged == 1

@@ -17,10 +17,11 @@ import pytest
 
 from mistudio_core import clock
 from mistudio_core.jobs.reviews import ReviewRecord
+from mistudio_core.spreadsheet import cell_text
 from mistudio_explain.book import Book, explanation_of, read_book, review_figures, with_review
 from mistudio_explain.config import QualityParts
 from mistudio_explain.reports import FORMS
-from mistudio_explain.reports.csv_file import HEADER, safe
+from mistudio_explain.reports.csv_file import HEADER
 from mistudio_explain.reports.typesetting import unshown
 from mistudio_explain.table import ExplanationTable, write_table
 from tests.support.explains import book_of, explanation
@@ -194,7 +195,7 @@ def test_a_csv_opens_without_a_formula(trigger):
 
 
 def test_a_number_is_not_changed_by_what_keeps_formulas_out():
-    assert safe("plain text with = inside") == "plain text with = inside"
-    assert safe('a; =1, "-2"\n@x') == "a;' =1, \"'-2\"' @x"
+    assert cell_text("plain text with = inside") == "plain text with = inside"
+    assert cell_text('a; =1, "-2"\n@x') == "a;' =1, \"'-2\"' @x"
     rows = read_csv(FORMS["csv"].render(book_of([explanation(0, cost_usd=0.25)])))
     assert (rows[0]["cost_usd"], rows[0]["accuracy_near"]) == ("0.25", "")

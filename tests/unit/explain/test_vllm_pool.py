@@ -52,8 +52,9 @@ async def test_processes_stand_on_their_cores_with_keys_that_only_files_know(the
 
 async def test_requests_go_to_the_least_outstanding_and_tokens_are_counted(there: Place):
     behave(there.folder, answer_seconds=0.05)
-    async with there.opened(), there.client() as engine:
+    async with there.opened() as pool, there.client() as engine:
         await engine.check()
+        await until(pool, "ready")
         found = await asyncio.gather(*(engine.chat(ChatRequest(prompt="What?")) for _ in range(20)))
         assert all(isinstance(r, Reply) and r.completion_tokens == 12 for r in found)
         assert sorted(e.served for e in engine._endpoints.values()) == [10, 10]
@@ -108,6 +109,7 @@ async def test_stop_lets_running_requests_finish_and_wishes_do_not_wake_it(there
     behave(there.folder, answer_seconds=0.4)
     async with there.opened() as pool, there.client() as engine:
         await engine.check()
+        await until(pool, "ready")
         asking = [asyncio.create_task(engine.chat(ChatRequest(prompt="What?"))) for _ in range(4)]
         await asyncio.sleep(0.15)
         await pool.stop(there.settings(), drain_seconds=5)

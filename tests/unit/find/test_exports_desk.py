@@ -20,7 +20,7 @@ from mistudio_core.errors import Corrupt, Failed, NotFound, Unsupported
 from mistudio_core.home import Home
 from mistudio_core.jobs.context import artifact_uri
 from mistudio_core.jobs.records import InputReference, JobRecord, NewJob
-from mistudio_find import made_once
+from mistudio_find.exports import desk
 from mistudio_find.exports.desk import ExportDesk
 from mistudio_rpc.runtime import Runtime
 from tests.unit.find.records import dead, record, write_features
@@ -61,13 +61,13 @@ async def setting(home: Home, tmp_path: Path) -> AsyncIterator[Setting]:
 
 async def test_equal_requests_make_one_export_and_the_next_finds_it(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     told = []
-    real = made_once.run_aside
+    real = desk.run_aside
 
     async def counted(module: str, what: str, work: dict[str, Any]) -> dict[str, Any]:
         told.append(work["format"])
         return await real(module, what, work)
 
-    monkeypatch.setattr(made_once, "run_aside", counted)
+    monkeypatch.setattr(desk, "run_aside", counted)
     both = await asyncio.gather(*(setting.desk.get(setting.job, "xml") for _ in range(2)))
     again = await setting.desk.get(setting.job, "xml")
     assert told == ["xml"]
@@ -81,7 +81,7 @@ async def test_equal_requests_make_one_export_and_the_next_finds_it(setting: Set
 
 async def test_one_export_is_made_at_a_time(setting: Setting, monkeypatch: pytest.MonkeyPatch):
     running, most = 0, 0
-    real = made_once.run_aside
+    real = desk.run_aside
 
     async def watched(module: str, what: str, work: dict[str, Any]) -> dict[str, Any]:
         nonlocal running, most
@@ -91,7 +91,7 @@ async def test_one_export_is_made_at_a_time(setting: Setting, monkeypatch: pytes
         running -= 1
         return found
 
-    monkeypatch.setattr(made_once, "run_aside", watched)
+    monkeypatch.setattr(desk, "run_aside", watched)
     await asyncio.gather(*(setting.desk.get(setting.job, name) for name in ("xml", "txt", "parquet")))
     assert most == 1 and len(await setting.exports()) == 3
 

@@ -1,4 +1,4 @@
-"""Artifacts of a job that the control process hands out from what is stored, or makes once in a process of its own.
+"""Artifacts of a job that a control process hands out from what is stored, or makes once.
 
 One is made at a time, the others queue; equal requests wait for the same one. What is finished is stored with the
 job, so that the next request begins at once. One that fails leaves nothing. A caller that leaves does not end it.
@@ -8,43 +8,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
-from mistudio_core.artifacts import ArtifactReader, ArtifactRecord, ArtifactStore
+from mistudio_core.artifacts import ArtifactReader, ArtifactRecord, ArtifactStore, ArtifactWriter
 from mistudio_core.errors import Corrupt
 from mistudio_core.jobs.queries import JobQueries
 from mistudio_core.jobs.store import JobStore
-from mistudio_find.aside import run_aside
 
 log = logging.getLogger("mistudio.made_once")
-_KIND = "export"
 _T = TypeVar("_T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Work:
-    """What a process is to make."""
+    """How an artifact is made."""
 
-    module: str
-    """Module that it runs."""
-    what: str
-    """Its name in errors, for example "the export"."""
-    told: Mapping[str, Any]
-    """What it is told; where to write comes to it as `out`."""
+    write: Callable[[ArtifactWriter], Awaitable[object]]
+    """Writes its files; must not hold up the event loop."""
     attempt: int
     """Attempt of the job that the artifact is counted to."""
-    file: str = ""
-    """The one file that it writes; empty: it is given the artifact's folder."""
 
 
 class MadeOnce:
-    """Artifacts by their URI."""
+    """Artifacts of one kind by their URI."""
 
-    def __init__(self, store: ArtifactStore, jobs: JobStore, queries: JobQueries) -> None:
+    def __init__(self, store: ArtifactStore, jobs: JobStore, queries: JobQueries, kind: str) -> None:
         """On the parts of a control process."""
-        self._store, self._jobs, self._queries = store, jobs, queries
+        self._store, self._jobs, self._queries, self._kind = store, jobs, queries, kind
         self._turn = asyncio.Semaphore(1)
         self._making: dict[str, asyncio.Task[ArtifactRecord]] = {}
 
@@ -53,9 +45,9 @@ class MadeOnce:
     ) -> _T:
         """What `opened` makes of the artifact, in a thread; `work` is asked for where it is not stored.
 
-        Raises what `work` raises; Corrupt, Unsupported, DiskFull, Failed as the process says.
+        Raises what `work` and its `write` raise; Corrupt, DiskFull.
         """
-        records = [r for r in await self._queries.artifacts_of(job_id, _KIND) if r.uri == uri]
+        records = [r for r in await self._queries.artifacts_of(job_id, self._kind) if r.uri == uri]
         if records:
             try:
                 return await asyncio.to_thread(lambda: opened(self._store.open(records[-1])))
@@ -64,6 +56,15 @@ class MadeOnce:
                 await self._jobs.forget_artifacts(records)
         record = await self._made(job_id, uri, work)
         return await asyncio.to_thread(lambda: opened(self._store.open(record)))
+
+    async def let_go(self, job_id: str, start: str, *, kept: int) -> None:
+        """Removes all but the last `kept` artifacts whose URI begins with `start`."""
+        same = [r for r in await self._queries.artifacts_of(job_id, self._kind) if r.uri.startswith(start)]
+        old = same[:-kept]
+        if old:
+            await self._jobs.forget_artifacts(old)
+            for record in old:
+                await asyncio.to_thread(self._store.remove, record)
 
     async def _made(self, job_id: str, uri: str, work: Callable[[], Awaitable[Work]]) -> ArtifactRecord:
         task = self._making.get(uri)
@@ -82,10 +83,9 @@ class MadeOnce:
     async def _make(self, job_id: str, uri: str, work: Callable[[], Awaitable[Work]]) -> ArtifactRecord:
         wanted = await work()
         async with self._turn:
-            writer = await asyncio.to_thread(self._store.stage, uri, _KIND, job_id=job_id, attempt=wanted.attempt)
-            out = writer.path(wanted.file) if wanted.file else writer.folder
+            writer = await asyncio.to_thread(self._store.stage, uri, self._kind, job_id=job_id, attempt=wanted.attempt)
             try:
-                await run_aside(wanted.module, wanted.what, {**wanted.told, "out": str(out)})
+                await wanted.write(writer)
                 record = await asyncio.to_thread(writer.seal)
             except BaseException:
                 writer.discard()
