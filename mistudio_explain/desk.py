@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 
-from mistudio_core.artifacts import ArtifactReader, ArtifactRecord, ArtifactStore, ArtifactWriter
+from mistudio_core.artifacts import ArtifactReader, ArtifactRecord, ArtifactStore, ArtifactWriter, OpenArtifacts
 from mistudio_core.errors import NotFound
 from mistudio_core.jobs.context import artifact_uri
 from mistudio_core.jobs.queries import JobQueries
@@ -19,8 +19,8 @@ from mistudio_core.jobs.reviews import ReviewRecord
 from mistudio_core.jobs.store import JobStore
 from mistudio_core.made_once import MadeOnce, Work
 from mistudio_explain.book import read_book
-from mistudio_explain.opened import OpenTables
 from mistudio_explain.reports import FORMS, Form
+from mistudio_explain.table import ExplanationTable
 
 _STORED = {"json": "explanations", "html": "report"}
 _KEPT = 2
@@ -30,7 +30,12 @@ class ReportDesk:
     """Hands out the forms of completed runs."""
 
     def __init__(
-        self, store: ArtifactStore, jobs: JobStore, queries: JobQueries, tables: OpenTables, fonts: Path
+        self,
+        store: ArtifactStore,
+        jobs: JobStore,
+        queries: JobQueries,
+        tables: OpenArtifacts[ExplanationTable],
+        fonts: Path,
     ) -> None:
         """On the parts of a control process; `fonts` is a folder of fonts for PDF, which may be missing."""
         self._store, self._queries, self._tables, self._fonts = store, queries, tables, fonts

@@ -6,16 +6,17 @@ import asyncio
 
 from mistudio.explain.v1 import explain_service_pb2
 
+from mistudio_core.artifacts import OpenArtifacts
 from mistudio_core.errors import MistudioError
 from mistudio_core.jobs.records import COMPLETED, JobRecord
 from mistudio_core.jobs.reviews import ReviewStore
 from mistudio_explain import convert
 from mistudio_explain.book import with_review
-from mistudio_explain.opened import OpenTables
 from mistudio_explain.table import ExplanationTable, Record
 from mistudio_rpc.runtime import Runtime
 
 SERVICE = "explain"
+_MOST_OPEN = 64
 MOST_RUNS = 200
 """Runs that a search or a queue over all of them goes through, the newest ones."""
 
@@ -26,7 +27,7 @@ class Reading:
     def __init__(self, runtime: Runtime) -> None:
         """Over the process's runtime."""
         self._runtime = runtime
-        self._tables = OpenTables(runtime.artifacts)
+        self._tables = OpenArtifacts(runtime.artifacts, ExplanationTable.of, _MOST_OPEN)
         self._reviews = ReviewStore(runtime.database)
 
     async def _table(self, job_id: str) -> ExplanationTable:

@@ -1,4 +1,4 @@
-"""Analyses opened for queries: verified once, kept while they are used, the longest unused closed first.
+"""Analyses opened for queries.
 
 Knows artifacts, not jobs. A page token is bound here to what it continues.
 """
@@ -6,11 +6,9 @@ Knows artifacts, not jobs. A page token is bound here to what it continues.
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass
 
-from mistudio_core.artifacts import ArtifactRecord, ArtifactStore
+from mistudio_core.artifacts import ArtifactReader, ArtifactStore, OpenArtifacts
 from mistudio_core.errors import InvalidInput, Unsupported
 from mistudio_find.pages import FeaturePages
 from mistudio_find.table import TABLE_FILE, FeatureTable
@@ -40,37 +38,19 @@ class Opened:
         return self.table
 
 
-class OpenAnalyses:
-    """A bounded set of opened analyses. Safe to share between threads."""
+class OpenAnalyses(OpenArtifacts[Opened]):
+    """Opened `features` artifacts."""
 
     def __init__(self, store: ArtifactStore, most: int = MOST_OPEN) -> None:
         """Opens from `store`; keeps `most` of them."""
-        self._store, self._most = store, most
-        self._lock = threading.Lock()
-        self._open: OrderedDict[str, Opened] = OrderedDict()
+        super().__init__(store, _opened, most)
 
-    def get(self, record: ArtifactRecord) -> Opened:
-        """The analysis in a `features` artifact; verifies what it opens, so call it in a thread. Raises Corrupt.
 
-        One that is dropped is closed by its last user: nothing is closed under a query.
-        """
-        with self._lock:
-            known = self._open.get(record.folder)
-            if known is not None:
-                self._open.move_to_end(record.folder)
-                return known
-        opened = self._read(record)  # outside of the lock: a first opening reads the whole table
-        with self._lock:
-            opened = self._open.setdefault(record.folder, opened)
-            while len(self._open) > self._most:
-                self._open.popitem(last=False)
-        return opened
-
-    def _read(self, record: ArtifactRecord) -> Opened:
-        reader = self._store.open(record)
-        has_table = any(file.name == TABLE_FILE for file in record.files)
-        table = FeatureTable(reader.path(TABLE_FILE)) if has_table else None
-        return Opened(FeaturePages(reader), table)
+def _opened(reader: ArtifactReader) -> Opened:
+    """Raises Corrupt."""
+    has_table = any(file.name == TABLE_FILE for file in reader.record.files)
+    table = FeatureTable(reader.path(TABLE_FILE)) if has_table else None
+    return Opened(FeaturePages(reader), table)
 
 
 def binding(*parts: str) -> str:
