@@ -99,11 +99,18 @@ class VllmEngine:
         if not self._settings.managed:
             await self._check_external()
             return
-        endpoint = await self._pick(clock.monotonic() + self._settings.start_seconds)
-        if endpoint is None:
-            raise self._not_ready()
-        await endpoint.engine.check()
-        self._context = endpoint.engine.limits.context_tokens or self._context
+        deadline = clock.monotonic() + self._settings.start_seconds
+        while (endpoint := await self._pick(deadline)) is not None:
+            try:
+                await endpoint.engine.check()
+            except Unavailable:
+                if not await self._gone(endpoint):
+                    raise
+                endpoint.not_before = clock.monotonic() + _LEAVE_ALONE_SECONDS
+                continue
+            self._context = endpoint.engine.limits.context_tokens or self._context
+            return
+        raise self._not_ready()
 
     async def _check_external(self) -> None:
         """One server that answers is enough. Raises what the last one said."""
