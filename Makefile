@@ -15,7 +15,7 @@ EXTRAS := train,find,explain,gateway,demo,dev
 
 # Several processes share the cores: one thread each for the small matrices of the tests.
 TEST_THREADS ?= 1
-# Test files are dealt out to so many processes.
+# Test files are dealt out to so many processes, in their order: the longest is of a single test and must not be last.
 TEST_PROCESSES ?= 2
 PYTEST_ARGS ?=
 
@@ -58,7 +58,8 @@ type: setup ## mypy, strict
 	$(BIN)/mypy mistudio_core mistudio_rpc mistudio_torch mistudio_train mistudio_find mistudio_explain gateway mistudio_cli
 
 test: setup lint type ## lint, types and all tests
-	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile $(PYTEST_ARGS)
+	OMP_NUM_THREADS=$(TEST_THREADS) $(BIN)/python -m pytest -n $(TEST_PROCESSES) --dist loadfile --no-loadscope-reorder \
+		$(PYTEST_ARGS)
 
 test-origins: setup ## our SAE files against the libraries they come from; PEERS= for your own environments
 	test -d '$(PEERS)' || $(BIN)/python -m benchmarks.peers.environments '$(PEERS)'
