@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 from mistudio_core.errors import InvalidInput, Unsupported
 
+_T = TypeVar("_T")
 GB = 1e9
 LEAST_CAPABILITY = (7, 5)
 """Oldest generation (Turing) that current CUDA builds of torch have kernels for."""
@@ -67,20 +68,46 @@ def read_gpus(nvml: Any = None) -> list[GpuReading]:
 
     `nvml` stands in for `pynvml`. CUDA must count by bus (CUDA_DEVICE_ORDER=PCI_BUS_ID), as NVML does.
     """
+
+    def read(nvml: Any) -> list[GpuReading]:
+        units = _visible(list(_units(nvml)), os.environ.get("CUDA_VISIBLE_DEVICES"))
+        return [_read(nvml, index, unit) for index, unit in enumerate(units)]
+
+    return _asked(nvml, read, [])
+
+
+def read_energy(nvml: Any = None) -> dict[str, int]:
+    """Millijoules since the driver's start by the id of each GPU that counts them; empty without driver or library.
+
+    `nvml` stands in for `pynvml`.
+    """
+
+    def read(nvml: Any) -> dict[str, int]:
+        found: dict[str, int] = {}
+        for number in range(nvml.nvmlDeviceGetCount()):
+            with suppress(nvml.NVMLError):
+                handle = nvml.nvmlDeviceGetHandleByIndex(number)
+                found[_text(nvml.nvmlDeviceGetUUID(handle))] = int(nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
+        return found
+
+    return _asked(nvml, read, {})
+
+
+def _asked(nvml: Any, read: Callable[[Any], _T], nothing: _T) -> _T:
+    """What `read` gets of an open NVML; `nothing` without driver or library."""
     if nvml is None:
         try:
             import pynvml as nvml  # type: ignore[no-redef]
         except ImportError:
-            return []
+            return nothing
     try:
         nvml.nvmlInit()
     except (nvml.NVMLError, OSError):
-        return []
+        return nothing
     try:
-        units = _visible(list(_units(nvml)), os.environ.get("CUDA_VISIBLE_DEVICES"))
-        return [_read(nvml, index, unit) for index, unit in enumerate(units)]
+        return read(nvml)
     except nvml.NVMLError:
-        return []
+        return nothing
     finally:
         with suppress(nvml.NVMLError):
             nvml.nvmlShutdown()

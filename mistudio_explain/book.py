@@ -7,11 +7,10 @@ and figures; how a form looks stands in reports/.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from mistudio_core.jobs.reviews import APPROVED, CORRECTED, REJECTED, ReviewRecord
-from mistudio_explain.config import Explanation, QualityParts
 from mistudio_explain.evidence import FeatureEvidence, TopText
 from mistudio_explain.table import ExplanationTable, Record
 
@@ -20,8 +19,6 @@ MOST_SHOWN = 300
 MOST_FLAGGED = 300
 """Flagged features that reports show with their evidence."""
 _TEXTS = 4
-_QUALITY = {f.name for f in fields(QualityParts)}
-_EXPLANATION = {f.name for f in fields(Explanation)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -88,13 +85,6 @@ def review_figures(records: Sequence[Record]) -> dict[str, Any]:
     sure = [r for r in decided if r["pattern_verification"] in ("confirmed", "contradicted")]
     same = [(r["pattern_verification"] == "confirmed") == (r["review"]["verdict"] == APPROVED) for r in sure]
     return figures | ({"human_agreement": round(sum(same) / len(same), 4)} if same else {})
-
-
-def explanation_of(record: Record) -> Explanation:
-    """An explanation from its record."""
-    values: Record = {n: tuple(v) if isinstance(v, list) else v for n, v in record.items() if n in _EXPLANATION}
-    values["quality_parts"] = QualityParts(**{n: v for n, v in record["quality_parts"].items() if n in _QUALITY})
-    return Explanation(**values)
 
 
 def shown_evidence(evidence: FeatureEvidence) -> dict[str, Any]:

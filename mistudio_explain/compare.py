@@ -12,7 +12,8 @@ from typing import Any
 
 from mistudio_core.errors import Unsupported
 from mistudio_core.stats import mean_interval
-from mistudio_explain.book import explanation_of, review_figures
+from mistudio_explain.book import review_figures
+from mistudio_explain.config import explanation_of
 from mistudio_explain.insights import summarise
 from mistudio_explain.table import ExplanationTable, Record
 

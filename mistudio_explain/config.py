@@ -6,7 +6,9 @@ Which engines there are is not asked for: see engines/settings.py.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any
 
 from mistudio_core.errors import InvalidInput
 
@@ -160,6 +162,14 @@ class Explanation:
     """Whether it was taken from the cache."""
     flags: tuple[str, ...] = ()
     """Why a person should look at it, one reason each."""
+
+
+def explanation_of(record: Mapping[str, Any]) -> Explanation:
+    """An explanation from its fields as JSON has them; what a record has besides is left out."""
+    values = {f.name: record[f.name] for f in fields(Explanation) if f.name in record}
+    parts = {f.name: record["quality_parts"][f.name] for f in fields(QualityParts) if f.name in record["quality_parts"]}
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    return Explanation(**{**values, "quality_parts": QualityParts(**parts)})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,10 +7,10 @@ Volta have no counter. Where several processes measure at once, each sees the wh
 from __future__ import annotations
 
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 from mistudio_core import clock
+from mistudio_core.gpus import read_energy
 from mistudio_explain.costs import Energy
 
 _MILLIJOULES = 3.6e6
@@ -25,39 +25,13 @@ class EnergyMeter:
         self._nvml = nvml
         self._watts = rated_watts["gpu" if on_gpu else "cpu"]
         self._began = clock.monotonic()
-        self._first = self._counters() if on_gpu else {}
+        self._first = read_energy(self._nvml) if on_gpu else {}
 
     def read(self, busy_seconds: float | None = None) -> Energy:
         """What was taken so far; `busy_seconds` count for rated power where given, else all the time since."""
-        last = self._counters() if self._first else {}
+        last = read_energy(self._nvml) if self._first else {}
         spent = [last[uuid] - before for uuid, before in self._first.items() if uuid in last]
         if spent and min(spent) >= 0:
             return Energy(wh=sum(spent) / _MILLIJOULES, method="nvml")
         seconds = clock.monotonic() - self._began if busy_seconds is None else busy_seconds
         return Energy(wh=self._watts * seconds / 3600, method="rated_power")
-
-    def _counters(self) -> dict[str, int]:
-        """Millijoules by the id of each GPU that counts them; empty without driver or library."""
-        nvml = self._nvml
-        if nvml is None:
-            try:
-                import pynvml as nvml  # type: ignore[no-redef]
-            except ImportError:
-                return {}
-        found: dict[str, int] = {}
-        try:
-            nvml.nvmlInit()
-        except (nvml.NVMLError, OSError):
-            return {}
-        try:
-            for number in range(nvml.nvmlDeviceGetCount()):
-                with suppress(nvml.NVMLError):
-                    handle = nvml.nvmlDeviceGetHandleByIndex(number)
-                    uuid = str(nvml.nvmlDeviceGetUUID(handle))
-                    found[uuid] = int(nvml.nvmlDeviceGetTotalEnergyConsumption(handle))
-        except nvml.NVMLError:
-            return {}
-        finally:
-            with suppress(nvml.NVMLError):
-                nvml.nvmlShutdown()
-        return found

@@ -89,8 +89,6 @@ class FeatureEvidence:
     """low, medium or high."""
     keywords: tuple[str, ...]
     """Words that set its texts apart, best first."""
-    drivers: tuple[tuple[str, float], ...]
-    """Words under its activating tokens with their share of the activation; "" for no word."""
     top: tuple[TopText, ...]
     """Strongest texts first."""
     contrast: tuple[str, ...]
@@ -211,6 +209,10 @@ class FindEvidence:
         """The evidence of one feature, for example of a neighbour. Raises NotFound (FEATURE_NOT_FOUND), Corrupt."""
         return self.choose(feature_ids=(feature_id,), min_coherence=0.0, max_features=1)[0]
 
+    def neighbour_of(self, evidence: FeatureEvidence) -> FeatureEvidence | None:
+        """The feature that is most like this one; None where none is known. Raises Corrupt."""
+        return self.one(evidence.neighbours[0]) if evidence.neighbours else None
+
     def reaching(self, coherence: float) -> int:
         """Number of features of at least this coherence. Raises Corrupt."""
         with self._lines.open("rb") as handle:
@@ -242,7 +244,6 @@ def _evidence(record: Mapping[str, Any], document_share: Callable[[str], float])
         category=record["pattern_category"],
         complexity=record["complexity"],
         keywords=tuple(record["pattern_keywords"]),
-        drivers=tuple((d["text"] if any(words(d["text"])) else "", d["share"]) for d in record["driving_tokens"]),
         top=tuple(map(_text, record["top_activations"])),
         contrast=tuple(record["contrast_texts"]),
         judge=tuple(JudgeText(**t) for t in record["judge_texts"]),

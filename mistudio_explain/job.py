@@ -166,7 +166,7 @@ class _Run:
                 idf=self._find.idf,
                 total=len(self._chosen),
                 few_shot=load_few_shot(self._config.few_shot, (home.root if home else self._ctx.scratch) / "few_shot"),
-                pair_of=self._pair_of,
+                pair_of=self._find.neighbour_of,
                 safety=self._safety,
                 log=lambda line: self._ctx.log(line, level="warning"),
             )
@@ -210,15 +210,10 @@ class _Run:
         self.judge_method = judge.method
         return judge
 
-    def _pair_of(self, evidence: FeatureEvidence) -> FeatureEvidence | None:
-        near = next(iter(evidence.neighbours), None)
-        return None if near is None else self._find.one(near)
-
     async def _all(self, explaining: Explaining, judge: Judge, spool: ExplanationSpool, pool: EnginePool) -> None:
         """Takes features up in batches, so that the engine always has as many as it may."""
         todo = deque(e for e in self._chosen if e.feature_id not in spool.done)
         batches, room = Batches(), asyncio.Event()
-        self._under_way = 0
 
         async def one(evidence: FeatureEvidence) -> None:
             try:

@@ -18,7 +18,6 @@ from typing import Any
 import mistudio_core
 from mistudio_explain.config import METRICS_VERSION, ExplainConfig
 from mistudio_explain.engines.settings import EngineSettings
-from mistudio_explain.safety import load_safety_rules
 
 _LIBRARIES = ("numpy", "jinja2", "openai", "anthropic", "typst")
 _ORIGIN = ("layer", "hook_name", "model_revision", "sae_sha256", "corpus_sha256")
@@ -47,7 +46,6 @@ def technical(
         "engine_kind": settings.kind,
         "engine_model": config.model or settings.model,
         "metrics": METRICS_VERSION,
-        "safety_rules": load_safety_rules()[0],
         **(more or {}),
         "configuration": {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(config).items()},
         "find_configuration": find.get("config", {}),

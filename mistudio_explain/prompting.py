@@ -29,8 +29,6 @@ VERSIONS = {
     "code": "code.v1",
 }
 """Template of each strategy; its name is recorded with every explanation."""
-PROMPT_VERSION = VERSIONS["top_and_contrast"]
-"""Template of the default strategy."""
 CHARACTERS_A_TOKEN = 3.5
 """For engines that cannot count."""
 LONGEST_EXPLANATION, LONGEST_KEYWORD, MOST_KEYWORDS = 2000, 60, 10
@@ -152,7 +150,7 @@ def _possible(strategy: str, evidence: FeatureEvidence, pair: FeatureEvidence | 
 def _system(audience: str, few_shot: FewShot | None) -> str:
     """The system message: no part of it depends on the feature."""
     shots = few_shot.text() if few_shot else ""
-    return _template("system.v1").substitute(audience=_audiences()[audience], few_shot=shots).strip()
+    return template("system.v1").substitute(audience=_audiences()[audience], few_shot=shots).strip()
 
 
 def _user(strategy: str, evidence: FeatureEvidence, examples: Sequence[_Example], seed: int) -> str:
@@ -164,7 +162,7 @@ def _user(strategy: str, evidence: FeatureEvidence, examples: Sequence[_Example]
         "suppressed": _listed(evidence.suppressed[:_TOKENS]),
     }
     marker = marker_of(json.dumps(values), seed, evidence.feature_id)
-    return _template(VERSIONS[strategy]).substitute(values, marker=marker).strip()
+    return template(VERSIONS[strategy]).substitute(values, marker=marker).strip()
 
 
 _SECTIONS = ("active", "pair", "silent")
@@ -260,7 +258,8 @@ def _listed(found: Sequence[str]) -> str:
 
 
 @lru_cache(maxsize=16)
-def _template(name: str) -> Template:
+def template(name: str) -> Template:
+    """A template of prompts/, by its name with version."""
     path = resources.files("mistudio_explain").joinpath(f"prompts/{name}.txt")
     return Template(path.read_text(encoding="utf-8"))
 

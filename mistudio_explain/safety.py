@@ -48,14 +48,11 @@ class SafetyRules:
     """Most serious first."""
 
 
-def load_safety_rules(folder: Path | None = None) -> tuple[str, tuple[SafetyRule, ...]]:
-    """(version, rules): `safety.json` of a folder of rules where there is one, else the built-in ones."""
-    found = safety_rules(folder)
-    return found.version, found.rules
-
-
 def safety_rules(folder: Path | None = None) -> SafetyRules:
-    """See load_safety_rules. Raises InvalidInput that names what is wrong with the administrator's file."""
+    """`safety.json` of a folder of rules where there is one, else the built-in ones.
+
+    Raises InvalidInput that names what is wrong with the administrator's file.
+    """
     own = folder / SAFETY_FILE if folder is not None else None
     return _parsed(own) if own is not None and own.is_file() else _built_in()
 

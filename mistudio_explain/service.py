@@ -12,9 +12,10 @@ from mistudio.find.v1 import find_service_pb2, finding_pb2
 from mistudio_core.jobs.records import COMPLETED, InputReference, JobRecord, NewJob
 from mistudio_explain import convert
 from mistudio_explain.engines.settings import choose_engine, load_engines
+from mistudio_explain.engines.table import LEXICAL
 from mistudio_explain.evidence import check_contrast, check_texts
 from mistudio_explain.few_shot import load_few_shot
-from mistudio_explain.judging.choice import EMBEDDING, LEXICAL
+from mistudio_explain.judging.choice import EMBEDDING
 from mistudio_explain.policy.pool import check_budget
 from mistudio_explain.service_base import SERVICE
 from mistudio_explain.service_engines import PRELOAD, EngineMethods, background
@@ -45,9 +46,8 @@ class ExplainServicer(ResultMethods, ReviewMethods, LiveMethods, EngineMethods):
             return convert.start_message(earlier)
         body_sha256 = messages.body_sha256(request)
         find = await self._find_job(request)
-        request.engine = await asyncio.to_thread(
-            self._engine, request
-        )  # decided now: a later default does not change the job
+        # decided now: a later default does not change the job
+        request.engine = await asyncio.to_thread(self._engine, request)
         new = NewJob(
             service=SERVICE,
             request=request.SerializeToString(deterministic=True),

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping, Sequence
 
 from mistudio.explain.v1 import explain_service_pb2
 
 from mistudio_core.artifacts import OpenArtifacts
 from mistudio_core.errors import MistudioError
 from mistudio_core.jobs.records import COMPLETED, JobRecord
-from mistudio_core.jobs.reviews import ReviewStore
+from mistudio_core.jobs.reviews import ReviewRecord, ReviewStore
 from mistudio_explain import convert
 from mistudio_explain.book import with_review
 from mistudio_explain.table import ExplanationTable, Record
 from mistudio_rpc.runtime import Runtime
 
 SERVICE = "explain"
-_MOST_OPEN = 64
 MOST_RUNS = 200
-"""Runs that a search or a queue over all of them goes through, the newest ones."""
+"""Runs that a search or a queue over all of them goes through, the newest ones; as many are kept open."""
 
 
 class Reading:
@@ -27,7 +27,7 @@ class Reading:
     def __init__(self, runtime: Runtime) -> None:
         """Over the process's runtime."""
         self._runtime = runtime
-        self._tables = OpenArtifacts(runtime.artifacts, ExplanationTable.of, _MOST_OPEN)
+        self._tables = OpenArtifacts(runtime.artifacts, ExplanationTable.of, MOST_RUNS)
         self._reviews = ReviewStore(runtime.database)
 
     async def _table(self, job_id: str) -> ExplanationTable:
@@ -58,3 +58,11 @@ class Reading:
         response = explain_service_pb2.GetExplainResultResponse.FromString(job.result or b"")
         convert.add_reviews(response.summary_insights, await self._reviews.latest([job.job_id]))
         return response
+
+
+def records_at(
+    tables: Mapping[str, ExplanationTable], places: Sequence[tuple[str, int]], reviews: Sequence[ReviewRecord]
+) -> list[Record]:
+    """Records of (run, feature) in this order, each with what a person decided about it; call it in a thread."""
+    latest = {(r.job_id, r.feature_id): r for r in reviews}
+    return [with_review(tables[job].record(feature, job), latest.get((job, feature))) for job, feature in places]

@@ -16,7 +16,7 @@ from mistudio_core.jobs.records import COMPLETED, JobRecord
 from mistudio_explain import convert
 from mistudio_explain.compare import Comparison, check_comparable, compare
 from mistudio_explain.desk import ReportDesk
-from mistudio_explain.service_base import SERVICE, Reading
+from mistudio_explain.service_base import SERVICE, Reading, records_at
 from mistudio_explain.table import ExplanationTable
 from mistudio_rpc import messages
 from mistudio_rpc.artifact_service import file_parts
@@ -84,14 +84,15 @@ class ResultMethods(Reading):
         runs = await self._runs(request.job_id)
         tables = dict(runs)
         hits = await asyncio.to_thread(_search, runs, words, request.min_quality)
-        found = []
-        for _score, number, feature_id in hits[page.start : page.start + page.size]:
-            job_id = runs[number][0]
-            record = await asyncio.to_thread(tables[job_id].record, feature_id, job_id)
-            (record,) = await self._reviewed(job_id, [record])
-            explanation = convert.explanation_message(record)
-            found.append(explain_service_pb2.FoundExplanation(job_id=job_id, explanation=explanation))
-        found = page.fit(found)
+        shown = [(runs[number][0], feature) for _score, number, feature in hits[page.start : page.start + page.size]]
+        reviews = await self._reviews.latest(sorted({job_id for job_id, _ in shown}))
+        records = await asyncio.to_thread(records_at, tables, shown, reviews)
+        found = page.fit(
+            [
+                explain_service_pb2.FoundExplanation(job_id=job_id, explanation=convert.explanation_message(record))
+                for (job_id, _), record in zip(shown, records, strict=True)
+            ]
+        )
         token = page.next_token(len(found), len(hits))
         return explain_service_pb2.SearchExplanationsResponse(found=found, next_page_token=token, total_found=len(hits))
 

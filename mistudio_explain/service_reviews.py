@@ -11,7 +11,7 @@ from mistudio_core.jobs.reviews import APPROVED, CORRECTED, REJECTED
 from mistudio_explain import convert
 from mistudio_explain.book import with_review
 from mistudio_explain.review_queue import waiting
-from mistudio_explain.service_base import Reading
+from mistudio_explain.service_base import Reading, records_at
 from mistudio_rpc.paging import RankPage
 from mistudio_rpc.types import Context
 
@@ -53,17 +53,18 @@ class ReviewMethods(Reading):
         runs = await self._runs(request.job_id)
         tables = dict(runs)
         reviews = await self._reviews.latest([request.job_id] if request.job_id else None)
-        latest = {(r.job_id, r.feature_id): r for r in reviews}
         if request.decided:
-            keys = [key for key in latest if key[0] in tables]
+            keys = [(r.job_id, r.feature_id) for r in reviews if r.job_id in tables]
         else:
             keys = [(w.job_id, w.feature_id) for w in await asyncio.to_thread(waiting, runs, reviews)]
-        items = []
-        for job_id, feature_id in keys[page.start : page.start + page.size]:
-            record = await asyncio.to_thread(tables[job_id].record, feature_id, job_id)
-            explanation = convert.explanation_message(with_review(record, latest.get((job_id, feature_id))))
-            items.append(explain_service_pb2.ReviewItem(job_id=job_id, explanation=explanation))
-        items = page.fit(items)
+        shown = keys[page.start : page.start + page.size]
+        records = await asyncio.to_thread(records_at, tables, shown, reviews)
+        items = page.fit(
+            [
+                explain_service_pb2.ReviewItem(job_id=job_id, explanation=convert.explanation_message(record))
+                for (job_id, _), record in zip(shown, records, strict=True)
+            ]
+        )
         token = page.next_token(len(items), len(keys))
         return explain_service_pb2.ListReviewsResponse(items=items, next_page_token=token, total_items=len(keys))
 

@@ -6,15 +6,13 @@ One line each in a file of the job's kept folder; a line that a kill cut short i
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 from mistudio_core.artifacts.files import disk_errors
-from mistudio_explain.config import Explanation, QualityParts
+from mistudio_explain.config import Explanation, explanation_of
 
-_TUPLES = tuple(f.name for f in fields(Explanation) if str(f.type).startswith("tuple"))
 _NAMES = frozenset(f.name for f in fields(Explanation))
 
 
@@ -39,7 +37,7 @@ class ExplanationSpool:
                 break
             if not line.endswith(b"\n") or set(record) != _NAMES:
                 break
-            explanation = from_record(record)
+            explanation = explanation_of(record)
             self.done[explanation.feature_id] = explanation
             end += len(line)
         return end
@@ -54,9 +52,3 @@ class ExplanationSpool:
     def close(self) -> None:
         """Ends writing."""
         self._handle.close()
-
-
-def from_record(record: Mapping[str, Any]) -> Explanation:
-    """An explanation from its fields as JSON has them. Raises TypeError for others."""
-    values = {**record, "quality_parts": QualityParts(**record["quality_parts"])}
-    return Explanation(**{**values, **{name: tuple(record[name]) for name in _TUPLES}})

@@ -17,7 +17,7 @@ from mistudio_explain.chat_explainer import ChatExplainer
 from mistudio_explain.config import ExplainConfig, Explanation
 from mistudio_explain.engines.base import Failure
 from mistudio_explain.engines.factory import create_engine, create_explainer
-from mistudio_explain.engines.table import EngineSettings
+from mistudio_explain.engines.table import LEXICAL, EngineSettings
 from mistudio_explain.evidence import FeatureEvidence, FindEvidence
 from mistudio_explain.explainer import Draft, Explainer
 from mistudio_explain.insights import reasons
@@ -27,7 +27,6 @@ from mistudio_explain.policy.guarded import GuardedEngine, Guards
 from mistudio_explain.policy.pool import check_budget
 from mistudio_explain.quality import assess
 
-_LEXICAL = "lexical"
 _OPENING = re.compile(r'"explanation"\s*:\s*"')
 _ESCAPE = 6
 _PIECE = re.compile(r"\S+\s*")
@@ -82,7 +81,7 @@ def _decoded(text: str) -> str:
 
 def explainer_of(settings: EngineSettings, config: ExplainConfig, find: FindEvidence) -> Explainer:
     """Who explains: the engine inside its limits. Raises Unavailable; InvalidInput for a paid one without a budget."""
-    if settings.kind == _LEXICAL:
+    if settings.kind == LEXICAL:
         return create_explainer(settings, config)
     check_budget(settings, config.budget_usd)
     engine = GuardedEngine(
@@ -91,11 +90,7 @@ def explainer_of(settings: EngineSettings, config: ExplainConfig, find: FindEvid
         guards=Guards.of(settings, 1),
         budget=Budget(config.budget_usd),
     )
-    return create_explainer(settings, config, engine=engine, pair_of=lambda e: _neighbour(find, e))
-
-
-def _neighbour(find: FindEvidence, evidence: FeatureEvidence) -> FeatureEvidence | None:
-    return find.one(evidence.neighbours[0]) if evidence.neighbours else None
+    return create_explainer(settings, config, engine=engine, pair_of=find.neighbour_of)
 
 
 async def explain_feature(
@@ -116,7 +111,7 @@ async def explain_feature(
                     outcome = piece
         if not isinstance(outcome, Draft):
             raise _problem(outcome, explainer.name)
-        judge = create_judge(_LEXICAL)
+        judge = create_judge(LEXICAL)
         accuracy = await judge.accuracy(outcome, evidence, find.idf, seed=config.seed + evidence.feature_id)
         found = assess(outcome, evidence, find.idf, accuracy, engine=explainer.name, model=outcome.model)
         yield replace(found, flags=reasons(found))

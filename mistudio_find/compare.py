@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mistudio_core.errors import Corrupt, InvalidInput, Unsupported
+from mistudio_core.errors import Corrupt, Unsupported
 from mistudio_find import weights
 from mistudio_find.aligning import FEWEST_TOKENS, align
 from mistudio_find.coactivation import most_alike
@@ -25,7 +25,6 @@ from mistudio_torch.codes import CodesReader
 VERSION = "compare/1"
 """Of the rules here: a comparison that was made by others is made again."""
 IDENTITY, DECODER, ACTIVATION = "identity", "decoder", "activation"
-METHODS = (IDENTITY, DECODER, ACTIVATION)
 """Short names of mistudio.find.v1.MatchMethod."""
 LEAST = {IDENTITY: 0.0, DECODER: 0.7, ACTIVATION: 0.5}
 """Least similarity of a match unless the caller says otherwise; 0.7 as in Paulo and Belrose 2025."""
@@ -55,7 +54,7 @@ class Wanted:
     """How two analyses are to be compared."""
 
     method: str = ""
-    """One of METHODS; empty for the first that can be used."""
+    """identity, decoder or activation; empty for the first that can be used."""
     min_similarity: float | None = None
     """Least similarity of a match; None for the method's own."""
 
@@ -187,11 +186,3 @@ def _by_activation(one: Side, two: Side, wanted: Wanted, live: tuple[Array, Arra
 
 def _refused(one: Side, two: Side, method: str, why: str, instead: str) -> Unsupported:
     return Unsupported(f"comparing {one.job_id} with {two.job_id} by {method}", why=why.rstrip("."), instead=instead)
-
-
-def check_wanted(wanted: Wanted) -> None:
-    """Raises InvalidInput for a method that is none, or a similarity that cannot be."""
-    if wanted.method and wanted.method not in METHODS:
-        raise InvalidInput.field("method", wanted.method, ", ".join(METHODS))
-    if wanted.min_similarity is not None and not 0 <= wanted.min_similarity <= 1:
-        raise InvalidInput.field("min_similarity", wanted.min_similarity, "0 to 1")

@@ -33,12 +33,11 @@ class ActivationCache:
         `widths` is hook name -> width. Raises DiskFull with what is needed and what is free.
         """
         folder.mkdir(parents=True, exist_ok=True)
-        self.size_bytes = size_of(widths, real_tokens, documents)
         tokens_D = np.zeros(len(real_tokens), np.int64)
         tokens_D[documents] = real_tokens[documents]
         self._start_D = np.concatenate([np.zeros(1, np.int64), np.cumsum(tokens_D)])
         rows = int(self._start_D[-1])
-        _reserve(folder, self.size_bytes)
+        _reserve(folder, size_of(widths, real_tokens, documents))
         self._rows = {
             name: np.memmap(_sized(folder / f"{at}.f32", rows * width), np.float32, "r+", shape=(rows, width))
             for at, (name, width) in enumerate(sorted(widths.items()))
@@ -100,5 +99,5 @@ def _sized(path: Path, values: int) -> Path:
     """The file with room for so many 4-byte values, really taken from the disk."""
     with path.open("ab") as handle:
         if values:
-            os.posix_fallocate(handle.fileno(), 0, max(values, 1) * _ROW_BYTES)
+            os.posix_fallocate(handle.fileno(), 0, values * _ROW_BYTES)
     return path

@@ -7,7 +7,7 @@ Numerics and the choice; docs/metrics.md has the definitions.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -140,10 +140,8 @@ def _tokens(corpus: Corpus, documents: Sequence[int]) -> Array:
 
 
 def _reason(best: LayerScore, scores: Sequence[LayerScore], total: int) -> str:
-    said: Mapping[int, str] = {
-        s.layer: f"{s.layer}: {s.context_share:.2f} x {s.explained_variance:.2f} = {s.score:.2f}" for s in scores
-    }
+    said = (f"{s.layer}: {s.context_share:.2f} x {s.explained_variance:.2f} = {s.score:.2f}" for s in scores)
     return (
         f"Layer {best.layer} of {total} was chosen: there a short SAE explains most of what the context, and not the "
-        f"token alone, makes of the activations (share of context x explained variance; {', '.join(said.values())})."
+        f"token alone, makes of the activations (share of context x explained variance; {', '.join(said)})."
     )

@@ -85,11 +85,6 @@ class ReviewStore:
             query = query.where(reviews.c.job_id.in_(list(job_ids)))
         return [_review(row) for row in await self._rows(query)]
 
-    async def version(self, job_id: str) -> int:
-        """A number that grows with every verdict on a run; 0 where there is none."""
-        query = sa.select(sa.func.max(reviews.c.id)).where(reviews.c.job_id == job_id)
-        return int((await self._read(lambda c: c.execute(query).scalar())) or 0)
-
     async def _rows(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
         return await self._read(lambda connection: connection.execute(query).all())
 

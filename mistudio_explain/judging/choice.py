@@ -6,11 +6,12 @@ from pathlib import Path
 
 from mistudio_core.errors import Unsupported
 from mistudio_explain.engines.base import Engine
+from mistudio_explain.engines.table import LEXICAL
 from mistudio_explain.judging.base import Judge
 from mistudio_explain.judging.lexical import LexicalJudge
 
-LEXICAL, EMBEDDING = "lexical", "embedding"
-"""Names of the judges that need no engine; every other name is an engine's."""
+EMBEDDING = "embedding"
+"""Name of the judge that needs a local model; lexical needs none, every other name is an engine's."""
 
 
 def judge_name(asked: str, configured: str = "") -> str:

@@ -11,9 +11,6 @@ import json
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from importlib import resources
-from string import Template
 from typing import Any
 
 from mistudio_explain.defusing import defuse, plain
@@ -21,7 +18,7 @@ from mistudio_explain.engines.base import ChatRequest, Engine, Reply
 from mistudio_explain.evidence import FeatureEvidence, JudgeText
 from mistudio_explain.explainer import Draft
 from mistudio_explain.judging.base import Accuracy, accuracy_of, balanced_accuracy
-from mistudio_explain.prompting import CHARACTERS_A_TOKEN, marker_of
+from mistudio_explain.prompting import CHARACTERS_A_TOKEN, marker_of, template
 
 METHOD = "model-auroc/1"
 """Name and version of the measure; the model's name stands behind it in results."""
@@ -114,8 +111,8 @@ def judge_request(draft: Draft, texts: Sequence[JudgeText], *, seed: int, number
     }
     marker = marker_of(json.dumps(values), seed, number)
     return ChatRequest(
-        system=_template("judge_system.v1").substitute().strip(),
-        prompt=_template("judge.v1").substitute(values, marker=marker).strip(),
+        system=template("judge_system.v1").substitute().strip(),
+        prompt=template("judge.v1").substitute(values, marker=marker).strip(),
         schema=JUDGE_SCHEMA,
         seed=seed,
     )
@@ -123,11 +120,6 @@ def judge_request(draft: Draft, texts: Sequence[JudgeText], *, seed: int, number
 
 def _line(text: str) -> str:
     return defuse(" ".join(plain(text).split())[:_LONGEST_TEXT])
-
-
-@lru_cache(maxsize=4)
-def _template(name: str) -> Template:
-    return Template(resources.files("mistudio_explain").joinpath(f"prompts/{name}.txt").read_text(encoding="utf-8"))
 
 
 def read_fits(answer: str, count: int) -> list[float | None]:

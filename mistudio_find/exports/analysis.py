@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from mistudio_core.errors import Corrupt
 from mistudio_find.exports.schema import complete
@@ -22,22 +22,6 @@ BLOCK_BYTES = 8 * 1024 * 1024
 """About so many bytes of records are held at a time."""
 _HEAD = '{"job_metadata":'
 _MAX_HEAD_BYTES = 1024 * 1024
-
-
-class TextForm(Protocol):
-    """A form that is text, written record by record; made anew for each file."""
-
-    def head(self, metadata: Mapping[str, Any]) -> str:
-        """What stands before the first record."""
-        ...
-
-    def entry(self, record: Mapping[str, Any]) -> str:
-        """One record, complete by the contract."""
-        ...
-
-    def tail(self) -> str:
-        """What stands after the last record."""
-        ...
 
 
 @dataclass(frozen=True)

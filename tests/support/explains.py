@@ -92,7 +92,6 @@ def evidence(feature_id: int, text: str = "", **changes: Any) -> FeatureEvidence
         "category": "technical",
         "complexity": "low",
         "keywords": ("garden",),
-        "drivers": (),
         "top": (top,) * 4,
         "contrast": ("a silent text",),
         "judge": (),

@@ -39,7 +39,6 @@ def evidence(**given: Any) -> FeatureEvidence:
         "category": "general",
         "complexity": "low",
         "keywords": ("harbour", "ship"),
-        "drivers": (("harbour", 0.8),),
         "driving": (driver("harbour", 0.8),),
         "top": tuple(top(f"The ship number {n} left the harbour at dawn.", "harbour") for n in range(6)),
         "contrast": ("The train left the station at noon.", "She sold flowers in the square."),

@@ -14,7 +14,7 @@ from mistudio_explain.explainer import Draft
 from mistudio_explain.judging import Accuracy
 from mistudio_explain.judging.reading import read
 from mistudio_explain.quality import assess, clarity, consistency, next_attempt, relevance, verification
-from mistudio_explain.safety import assess_safety, load_safety_rules, safety_rules
+from mistudio_explain.safety import assess_safety, safety_rules
 from tests.unit.explain.made_evidence import evidence, idf, top
 
 GOOD = 'Fires on the word "harbour" in texts of travel. The word "ship" often stands close before it.'
@@ -174,7 +174,7 @@ def test_safety_comes_from_the_evidence_and_the_explanation_can_only_raise_it():
 
 
 def test_safety_rules_are_replaceable_and_refused_with_their_form(tmp_path):
-    assert load_safety_rules(tmp_path)[0] == "safety/1"
+    assert safety_rules(tmp_path).version == "safety/1"
     rule = {"assessment": "concerning", "subject": "ships", "words": ["harbour"]}
     (tmp_path / "safety.json").write_text(json.dumps({"version": "ours/2", "rules": [rule]}))
     ours = safety_rules(tmp_path)

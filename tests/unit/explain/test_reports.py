@@ -18,8 +18,8 @@ import pytest
 from mistudio_core import clock
 from mistudio_core.jobs.reviews import ReviewRecord
 from mistudio_core.spreadsheet import cell_text
-from mistudio_explain.book import Book, explanation_of, read_book, review_figures, with_review
-from mistudio_explain.config import QualityParts
+from mistudio_explain.book import Book, read_book, review_figures, with_review
+from mistudio_explain.config import QualityParts, explanation_of
 from mistudio_explain.reports import FORMS
 from mistudio_explain.reports.csv_file import HEADER
 from mistudio_explain.reports.typesetting import unshown

@@ -27,7 +27,7 @@ def rows(documents):
 def test_what_was_kept_comes_back_in_any_order(tmp_path):
     cache = ActivationCache(tmp_path, WIDTHS, TOKENS, DOCUMENTS)
     first = rows(np.array([2, 0]))
-    assert not cache.holds(np.array([2])) and cache.size_bytes == 6 * 5 * 4
+    assert not cache.holds(np.array([2])) and activation_cache.size_of(WIDTHS, TOKENS, DOCUMENTS) == 6 * 5 * 4
     cache.write(np.array([2, 0]), first)
     again = ActivationCache(tmp_path, WIDTHS, TOKENS, DOCUMENTS)
     assert again.holds(np.array([0, 2])) and not again.holds(DOCUMENTS) and again.read(DOCUMENTS) is None
