@@ -12,7 +12,10 @@ import asyncio
 import os
 import statistics
 import tempfile
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +136,6 @@ def _through(client: Any, find_job_id: str, in_flight: int, *, features: int = 1
     from mistudio.explain.v1 import explain_service_pb2 as pb
 
     from mistudio_core.home import Home
-    from tests.support.processes import worker_pid
 
     request = pb.StartExplainRequest(
         find_job_id=find_job_id, engine="local", concurrency=in_flight, min_coherence=0.0, max_features=features,
@@ -141,21 +143,43 @@ def _through(client: Any, find_job_id: str, in_flight: int, *, features: int = 1
     )  # fmt: skip
     began = time.monotonic()
     job_id = client.explain.StartExplain(request).job_id
-    first, last = None, 0.0
-    while client.explain.GetExplainStatus(pb.GetExplainStatusRequest(job_id=job_id)).progress < 1.0:
-        used = _processor_seconds(worker_pid(Home.at(), job_id))
-        first = used if first is None and used else first  # what its imports took
-        last = used or last
-        time.sleep(0.05)
-    took = time.monotonic() - began
+    with _worker_time(Home.at(), job_id) as used:
+        for _event in client.watch(job_id):
+            pass
+        took = time.monotonic() - began
     result = client.explain.GetExplainResult(pb.GetExplainResultRequest(job_id=job_id))
     count = result.total_features_processed
     return {
         "rate": count / took,
         "rate_inside": count / result.processing_time_seconds,
-        "worker_ms": (last - (first or 0.0)) / count * 1000,
+        "worker_ms": (used[-1] - used[0]) / count * 1000,
         "failed": result.summary_insights.failed,
     }
+
+
+@contextmanager
+def _worker_time(home: Any, job_id: str) -> Iterator[list[float]]:
+    """Processor seconds of the job's worker, look by look; the first has what its imports took."""
+    used: list[float] = []
+    over = threading.Event()
+
+    def look() -> None:
+        from tests.support.processes import worker_pid
+
+        pid = 0
+        while not over.wait(0.05):
+            pid = pid or worker_pid(home, job_id)
+            found = _processor_seconds(pid) if pid else 0.0
+            if found:
+                used.append(found)
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield used
+    finally:
+        over.set()
+        thread.join()
 
 
 def _processor_seconds(pid: int) -> float:

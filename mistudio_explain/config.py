@@ -164,6 +164,13 @@ class Explanation:
     """Why a person should look at it, one reason each."""
 
 
+def record_of(explanation: Explanation) -> dict[str, Any]:
+    """Its fields by name, the parts of its quality too; values are shared, not copied."""
+    parts = explanation.quality_parts
+    record = {f.name: getattr(explanation, f.name) for f in fields(Explanation)}
+    return record | {"quality_parts": {f.name: getattr(parts, f.name) for f in fields(QualityParts)}}
+
+
 def explanation_of(record: Mapping[str, Any]) -> Explanation:
     """An explanation from its fields as JSON has them; what a record has besides is left out."""
     values = {f.name: record[f.name] for f in fields(Explanation) if f.name in record}

@@ -7,7 +7,7 @@ is made from one list of records; the others are made of the table when somebody
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from mistudio_core.artifacts import ArtifactWriter
 from mistudio_core.artifacts.files import disk_errors
 from mistudio_core.jobs.context import JobContext
 from mistudio_explain.book import Book, shown_evidence, with_evidence
-from mistudio_explain.config import METRICS_VERSION, ExplainResult, Explanation
+from mistudio_explain.config import METRICS_VERSION, ExplainResult, Explanation, record_of
 from mistudio_explain.evidence import FeatureEvidence
 from mistudio_explain.insights import reasons
 from mistudio_explain.reports import FORMS
@@ -77,7 +77,7 @@ def make_book(
     technical: Mapping[str, Any],
 ) -> Book:
     """The run as every form shows it; flags say all reasons why a person should look."""
-    records = [clean(asdict(replace(e, flags=reasons(e)))) for e in explanations]
+    records = [clean(record_of(e) | {"flags": reasons(e)}) for e in explanations]
     methods = sorted({e.quality_parts.accuracy_method for e in explanations if not e.failure})
     metadata = {
         "explain_job_id": job_id,
@@ -109,6 +109,8 @@ def clean(value: Any) -> Any:
     """Lists for tuples, and Unicode that can be encoded."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-8", "replace").decode()
+    if isinstance(value, float | int | None):
+        return value
     if isinstance(value, Mapping):
         return {str(k): clean(v) for k, v in value.items()}
     if isinstance(value, list | tuple):

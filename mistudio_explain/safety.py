@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -38,7 +38,7 @@ class SafetyRule:
     """Words and phrases, each as its words joined by one space."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, kw_only=True)
 class SafetyRules:
     """The rules of an installation."""
 
@@ -46,6 +46,11 @@ class SafetyRules:
     """Name and version."""
     rules: tuple[SafetyRule, ...]
     """Most serious first."""
+
+    @cached_property
+    def starts(self) -> frozenset[str]:
+        """The words that phrases begin with."""
+        return frozenset(p.partition(" ")[0] for rule in self.rules for p in rule.phrases)
 
 
 def safety_rules(folder: Path | None = None) -> SafetyRules:
@@ -102,11 +107,12 @@ def assess_safety(
     texts or in the explanation: then its assessment. In 10 % to 30 % of the texts: safe, looked at. Otherwise
     neutral without a reason. The explanation can only raise it: an injected one cannot call a feature safe.
     """
+    known = rules or _built_in()
     keywords = {" ".join(w for w, _, _ in words(k)) for k in evidence.keywords[:5]}
-    texts = [_phrases(t.text) for t in evidence.top]
-    said = _phrases(explanation)
+    texts = [_phrases(t.text, known.starts) for t in evidence.top]
+    said = _phrases(explanation, known.starts)
     seldom = ""
-    for rule in (rules or _built_in()).rules:
+    for rule in known.rules:
         hits = [rule.phrases & t for t in texts]
         share = sum(bool(h) for h in hits) / max(1, len(texts))
         for named, where in (
@@ -122,11 +128,12 @@ def assess_safety(
 
 
 @lru_cache(maxsize=1024)
-def _phrases(text: str) -> frozenset[str]:
-    """Single words and runs of up to four of a text."""
+def _phrases(text: str, starts: frozenset[str]) -> frozenset[str]:
+    """Words of a text that are among `starts`, alone and with up to three words behind them."""
     found = [w for w, _, _ in words(text)]
     sizes = range(1, _MOST_PHRASES + 1)
-    return frozenset(" ".join(found[at : at + size]) for size in sizes for at in range(len(found) - size + 1))
+    places = [at for at, word in enumerate(found) if word in starts]
+    return frozenset(" ".join(found[at : at + size]) for at in places for size in sizes)
 
 
 def business_relevance(evidence: FeatureEvidence) -> str:

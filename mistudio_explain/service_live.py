@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import asdict
 
 from mistudio.explain.v1 import explain_service_pb2
 
 from mistudio_core.artifacts import ArtifactReader
 from mistudio_explain import convert
+from mistudio_explain.config import record_of
 from mistudio_explain.engines.settings import choose_engine, load_engines
 from mistudio_explain.evidence import FeatureEvidence, FindEvidence
 from mistudio_explain.service_base import Reading
@@ -38,7 +38,7 @@ class LiveMethods(Reading):
                 if isinstance(part, str):
                     yield explain_service_pb2.ExplainFeatureResponse(text=part[:_PIECE])
                 else:
-                    explanation = convert.explanation_message(asdict(part))
+                    explanation = convert.explanation_message(record_of(part))
                     yield explain_service_pb2.ExplainFeatureResponse(explanation=explanation)
 
 

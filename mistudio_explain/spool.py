@@ -6,12 +6,12 @@ One line each in a file of the job's kept folder; a line that a kill cut short i
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import BinaryIO
 
 from mistudio_core.artifacts.files import disk_errors
-from mistudio_explain.config import Explanation, explanation_of
+from mistudio_explain.config import Explanation, explanation_of, record_of
 
 _NAMES = frozenset(f.name for f in fields(Explanation))
 
@@ -44,7 +44,7 @@ class ExplanationSpool:
 
     def add(self, explanation: Explanation) -> None:
         """Keeps one. Raises DiskFull."""
-        line = json.dumps(asdict(explanation)).encode() + b"\n"
+        line = json.dumps(record_of(explanation)).encode() + b"\n"
         with disk_errors(self._path.parent, "explanations"):
             self._handle.write(line)
         self.done[explanation.feature_id] = explanation

@@ -7,6 +7,7 @@ stream without a job means that the service is gone or stopping: the spare exits
 from __future__ import annotations
 
 import base64
+import gc
 import importlib
 import json
 import logging
@@ -37,6 +38,7 @@ def main() -> int:
     channel = socket.socket(fileno=int(sys.argv[1]))
     for module in filter(None, sys.argv[2].split(",")):
         importlib.import_module(module)
+    gc.freeze()  # what was imported stays: collections of garbage need not walk through it again and again
     received = _receive(channel)
     if received is None:
         return 0
