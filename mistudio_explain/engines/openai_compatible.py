@@ -107,11 +107,9 @@ class OpenAICompatibleEngine(ChattingEngine):
         yield self._answer("".join(pieces), finish, usage)
 
     async def _whole(self, request: ChatRequest) -> Answer:
-        # extra_body goes out as it is: the SDK would look through every part of a body that is its own.
-        raw = await self._client.chat.completions.with_raw_response.create(
-            model=self.model, messages=(), extra_body=self._parameters(request)
-        )
-        answer = sse.parsed(raw.http_response.content)
+        # Past the SDK's model of the request, which it would look through part by part.
+        response = await self._client.post("/chat/completions", cast_to=httpx2.Response, body=self._parameters(request))
+        answer = sse.parsed(response.content)
         choice = answer["choices"][0]
         return self._answer(choice["message"].get("content") or "", choice.get("finish_reason"), answer.get("usage"))
 
