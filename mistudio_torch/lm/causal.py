@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -187,12 +187,19 @@ class Replacement:
         return (changed_BTD, *value[1:]) if isinstance(value, tuple | list) else changed_BTD
 
 
+class PassHook(Protocol):
+    """Something that takes part in one forward pass."""
+
+    def register(self) -> Callable[[], None]:
+        """Puts it on the model; returns what takes it off."""
+
+
 class _StopForward(Exception):
     """Ends a forward pass before the head; never leaves this module."""
 
 
 @torch.inference_mode()
-def hidden_before_head(causal: CausalLM, ids_BT: Tensor, mask_BT: Tensor, hooks: Sequence[Replacement] = ()) -> Tensor:
+def hidden_before_head(causal: CausalLM, ids_BT: Tensor, mask_BT: Tensor, hooks: Sequence[PassHook] = ()) -> Tensor:
     """What the head gets, (B, T, D), with `hooks` in place; the head is not run. Raises Unsupported."""
     seen: list[Tensor] = []
 

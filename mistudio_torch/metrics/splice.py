@@ -1,8 +1,9 @@
 """What a causal model loses when an SAE's reconstruction stands in for an activation: loss recovered and KL.
 
-Four forward passes a batch (clean, zero-ablated, spliced, mean-ablated) up to the model's head; the
-head runs on a few rows at a time, so memory is flat in tokens and bounded in the vocabulary.
-Definitions: docs/metrics.md. B sequences, T positions, N real tokens, P predicted tokens, V vocabulary.
+Four forward passes a batch (clean, zero-ablated, spliced, mean-ablated) up to the model's head, the
+second and third from the hook on; the head runs on a few rows at a time, so memory is flat in tokens
+and bounded in the vocabulary. Definitions: docs/metrics.md.
+B sequences, T positions, N real tokens, P predicted tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from torch import Tensor
 
 from mistudio_core.errors import InvalidInput, LimitReached, Unsupported
 from mistudio_torch.cpu import fast_linear
-from mistudio_torch.lm.causal import CausalLM, Replacement, hidden_before_head, is_causal, logits_of
+from mistudio_torch.lm.causal import CausalLM, PassHook, Replacement, hidden_before_head, is_causal, logits_of
 from mistudio_torch.lm.hooks import Tap
+from mistudio_torch.lm.replay import Replay, blocks_before
 from mistudio_torch.tokens import TokenTable, length_buckets, padded
 
 Reconstruct = Callable[[Tensor], Tensor]
@@ -136,16 +138,17 @@ def _measured(
             why="its output at a token depends on later tokens",
             instead="It is left out of the result.",
         )
-    sums = _Sums(len(reconstructs))
+    sums, before = _Sums(len(reconstructs)), blocks_before(causal, hook)
     for batch in batches:
         on_batch()
-        clean_PD, x_ND, y_ND = batch.read(causal, hook, read)
+        replay = Replay(before)
+        clean_PD, x_ND, y_ND = batch.read(causal, hook, read, replay)
         sums.add_targets(y_ND)
         on_batch()
-        variants = [batch.run(causal, hook, torch.zeros_like(y_ND))]
+        variants = [batch.run(causal, hook, torch.zeros_like(y_ND), replay)]
         for reconstruct in reconstructs:
             on_batch()
-            variants.append(batch.run(causal, hook, _in_parts(reconstruct, x_ND)))
+            variants.append(batch.run(causal, hook, _in_parts(reconstruct, x_ND), replay))
         sums.add(causal, batch.labels_P, clean_PD, variants)
     for batch in batches:
         on_batch()
@@ -185,16 +188,23 @@ class _Batch:
         """int64: the tokens that are predicted, row by row."""
         return self.ids_BT[:, 1:][self.real_BT[:, 1:]]
 
-    def read(self, causal: CausalLM, hook: Tap, read: Tap) -> tuple[Tensor, Tensor, Tensor]:
-        """The clean pass: what the head gets (P, D'), the SAEs' input x_ND and what they replace, y_ND."""
+    def read(self, causal: CausalLM, hook: Tap, read: Tap, replay: Replay) -> tuple[Tensor, Tensor, Tensor]:
+        """The clean pass: what the head gets (P, D'), the SAEs' input x_ND and what they replace, y_ND.
+
+        `replay` keeps what comes before the hook, for `run`.
+        """
         place, source = Replacement(hook, self.real_BT), Replacement(read, self.real_BT)
-        hidden_BTD = hidden_before_head(causal, self.ids_BT, self.mask_BT, [place, source])
+        hidden_BTD = hidden_before_head(causal, self.ids_BT, self.mask_BT, [replay, place, source])
         return self._predicting(hidden_BTD), source.seen_ND, place.seen_ND
 
-    def run(self, causal: CausalLM, hook: Tap, instead_ND: Tensor) -> Tensor:
-        """A pass with `instead_ND` at the real tokens of `hook`: what the head gets (P, D')."""
+    def run(self, causal: CausalLM, hook: Tap, instead_ND: Tensor, replay: Replay | None = None) -> Tensor:
+        """A pass with `instead_ND` at the real tokens of `hook`: what the head gets (P, D').
+
+        With the `replay` of the clean pass, from the hook on.
+        """
         place = Replacement(hook, self.real_BT, instead_ND)
-        return self._predicting(hidden_before_head(causal, self.ids_BT, self.mask_BT, [place]))
+        hooks: list[PassHook] = [replay, place] if replay else [place]
+        return self._predicting(hidden_before_head(causal, self.ids_BT, self.mask_BT, hooks))
 
     def _predicting(self, hidden_BTD: Tensor) -> Tensor:
         return hidden_BTD[:, :-1][self.real_BT[:, 1:].to(hidden_BTD.device)]
