@@ -22,7 +22,7 @@ from mistudio_train.memory_plan import room_of
 from mistudio_train.run import Run, model_dtype
 from mistudio_train.variants import Variant
 
-_EVALUATE_TOKENS = 2_000_000
+_EVALUATE_LEAST, _EVALUATE_MOST = 100_000, 2_000_000
 _SPLICE_LEAST, _SPLICE_MOST = 2000, 50_000
 _WHOLE_MODEL_SHARE = 0.7
 """Share of the free memory that the whole model may take beside what the job holds already."""
@@ -51,9 +51,10 @@ class Measured:
 
 
 def measure(run: Run, trained: Sequence[Trained], on_share: Callable[[float], None]) -> list[Measured]:
-    """Figures of every SAE, in their order, on at most 2 million held-out tokens."""
+    """Figures of every SAE, in their order, on held-out tokens: a quarter of those trained on, 100,000 to 2 million."""
     real, heldout = run.corpus.real_tokens, run.corpus.heldout
-    chosen = heldout[sample_documents(real[heldout], _EVALUATE_TOKENS, run.config.seed)]
+    most = min(_EVALUATE_MOST, max(_EVALUATE_LEAST, _trained_tokens(run) // 4))
+    chosen = heldout[sample_documents(real[heldout], most, run.config.seed)]
     sums = [MetricAccumulator(t.sae.shape.d_out, t.sae.shape.d_sae) for t in trained]
     blocks = cut_blocks(chosen, real, run.config.block_tokens)
     for number, block in enumerate(blocks):
@@ -123,8 +124,13 @@ def splice_tokens(run: Run) -> int:
     """Held-out tokens that the whole model is run on: a tenth of what was trained on, 2,000 to 50,000, if not said."""
     if run.config.splice_tokens is not None:
         return run.config.splice_tokens
-    trained = int(run.corpus.real_tokens[run.corpus.train].sum()) * run.config.max_epochs
-    return min(_SPLICE_MOST, max(_SPLICE_LEAST, min(trained, run.config.token_budget or trained) // 10))
+    return min(_SPLICE_MOST, max(_SPLICE_LEAST, _trained_tokens(run) // 10))
+
+
+def _trained_tokens(run: Run) -> int:
+    """Real tokens that the run trains on, all epochs together."""
+    every = int(run.corpus.real_tokens[run.corpus.train].sum()) * run.config.max_epochs
+    return min(every, run.config.token_budget or every)
 
 
 def _reconstruction(sae: Sae, x_ND: Tensor) -> Tensor:
