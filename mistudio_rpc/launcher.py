@@ -102,8 +102,7 @@ class _Spare:
         self.pid = os.posix_spawn(
             sys.executable,
             arguments,
-            # threads that wait for work must not burn the cores that others need; CUDA counts GPUs as NVML does
-            {"OMP_WAIT_POLICY": "passive", **os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},
+            {**os.environ, "CUDA_DEVICE_ORDER": "PCI_BUS_ID"},  # CUDA counts GPUs as NVML does
             setsid=True,
             file_actions=[
                 (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0),

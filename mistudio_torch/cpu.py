@@ -1,7 +1,7 @@
 """What makes CPUs faster without changing what is computed: oneDNN's float32 products, and memory that is kept.
 
 oneDNN is often twice as fast as what torch takes by itself; numbers are float32 throughout, only the
-order of sums differs. Nothing here is used on a GPU.
+order of sums differs, unless bfloat16 products are asked for. Nothing here is used on a GPU.
 """
 
 from __future__ import annotations
@@ -35,8 +35,10 @@ def keep_memory() -> bool:
     return mallopt is not None and bool(mallopt(_MMAP, _LARGEST)) and bool(mallopt(_TRIM, _SPARE))
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, bfloat16: bool = False) -> Tensor:
     """`x @ weight.T + bias` for float32 on a CPU, without a gradient. x (..., I), weight (O, I), bias (O,).
+
+    With `bfloat16` both sides and their product are rounded to it (relative error 0.003), sums are float32.
 
     Rows are filled up to a multiple of 128: oneDNN keeps what it prepares for every number of rows that it
     meets, some hundred MB over a corpus of all lengths.
@@ -44,7 +46,12 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     flat_NI = x.reshape(-1, x.shape[-1])
     missing = -len(flat_NI) % ROWS
     filled_MI = functional.pad(flat_NI, (0, 0, 0, missing)) if missing else flat_NI
-    result: Tensor = torch.ops.mkldnn._linear_pointwise(filled_MI, weight, bias, "none", [], "")
+    product = torch.ops.mkldnn._linear_pointwise
+    if bfloat16:
+        result: Tensor = product(filled_MI.bfloat16(), weight.bfloat16(), None, "none", [], "").float()
+        result = result if bias is None else result.add_(bias)
+    else:
+        result = product(filled_MI, weight, bias, "none", [], "")
     return result[: len(flat_NI)].view(*x.shape[:-1], len(weight))
 
 
@@ -59,25 +66,29 @@ def has_fast_linear() -> bool:
 
 
 @contextmanager
-def fast_linear() -> Iterator[None]:
+def fast_linear(*, bfloat16: bool = False) -> Iterator[None]:
     """Every float32 linear layer that runs on the CPU inside goes through `linear`; for this thread alone."""
     if not has_fast_linear():
         yield
         return
-    with _FastLinear():
+    with _FastLinear(bfloat16):
         yield
 
 
 class _FastLinear(TorchFunctionMode):
     """Replaces torch's linear, and the addmm of GPT-2's Conv1D, where no gradient is wanted."""
 
+    def __init__(self, bfloat16: bool) -> None:
+        super().__init__()
+        self._bfloat16 = bfloat16
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is functional.linear and not kwargs and _fits(*args):
-            return linear(*args)
+            return linear(*args, bfloat16=self._bfloat16)
         if func is torch.addmm and not kwargs and len(args) == 3 and args[0].dim() == 1:
             bias_O, x_NI, weight_IO = args
             if _fits(x_NI, weight_IO.t(), bias_O):
-                return linear(x_NI, weight_IO.t(), bias_O)
+                return linear(x_NI, weight_IO.t(), bias_O, bfloat16=self._bfloat16)
         return func(*args, **(kwargs or {}))
 
 

@@ -34,18 +34,20 @@ def harvest(
     *,
     batch_size: int,
     on_batch: Callable[[], None] = lambda: None,
+    bfloat16: bool = False,
 ) -> dict[str, Tensor]:
     """Hook name -> x_ND float32 on the CPU: what the hook reads at every real token of `documents`, in their order.
 
     All hooks are read in one pass of the model. A pass takes as many tokens as `batch_size` of the longest
     sequences have (on a CPU fewer, see batch_tokens). `on_batch` is called before each pass and may raise.
+    `bfloat16`: see `cpu.linear`; for float32 models on a CPU.
     """
     sequences = table.sequences(documents)
     kept = [~np.asarray(table.special_T[first:last]) for first, last in sequences]
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum([k.sum() for k in kept], dtype=np.int64)])
     rows = _Rows({name: torch.empty(int(starts[-1]), width) for name, width in lm.widths.items()})
     tokens = batch_tokens(table, batch_size, on_gpu=lm.device.type != "cpu")
-    with fast_linear():
+    with fast_linear(bfloat16=bfloat16):
         for batch in _batches(table, sequences, kept, starts, tokens, lm.pad_id):
             on_batch()
             ids_BT, keep_N = _sent(batch.ids_BT, lm.device), _sent(batch.keep_N, lm.device)
@@ -61,6 +63,7 @@ def harvest_blocks(
     *,
     batch_size: int,
     on_batch: Callable[[], None] = lambda: None,
+    bfloat16: bool = False,
     ahead: bool | None = None,
 ) -> Generator[dict[str, Tensor]]:
     """`harvest` of each block of documents, in order; the next one is harvested while the caller works on this one.
@@ -78,10 +81,10 @@ def harvest_blocks(
 
     def read(documents: Sequence[int]) -> dict[str, Tensor]:
         with _own_stream(lm.device):
-            return harvest(lm, table, documents, batch_size=batch_size, on_batch=before_each)
+            return harvest(lm, table, documents, batch_size=batch_size, on_batch=before_each, bfloat16=bfloat16)
 
     if not (lm.device.type == "cuda" if ahead is None else ahead):
-        yield from (harvest(lm, table, documents, batch_size=batch_size, on_batch=on_batch) for documents in blocks)
+        yield from map(read, blocks)
         return
     with ThreadPoolExecutor(max_workers=1, thread_name_prefix="harvest") as thread:
         try:

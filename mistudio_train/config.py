@@ -87,7 +87,8 @@ class TrainConfig:
     seed: int = 0
     """Seed of initial weights and data order."""
     dtype: str = "auto"
-    """Number format of the language model, one of DTYPES; auto: float32 on CPU, bfloat16 on GPU."""
+    """Number format of the language model, one of DTYPES; auto: bfloat16 on GPU; on CPU float32, of which
+    products are bfloat16 while training, where weights are stored so and the processor is fast at it."""
     quantization: str = "none"
     """Of the language model's weights, one of QUANTIZATIONS."""
     normalize_activations: bool = True

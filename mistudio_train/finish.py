@@ -27,7 +27,7 @@ from mistudio_train.result import (
     TrainResult,
     training_stats,
 )
-from mistudio_train.run import Run
+from mistudio_train.run import Run, model_dtype
 
 
 def finish(run: Run, members: Sequence[Member]) -> TrainResult:
@@ -82,6 +82,7 @@ def _metadata(run: Run, result: TrainResult, member: Member) -> dict[str, object
         "feature_count": own.hidden_dim,
         "sae_sha256": own.sae_sha256,
         "processes": run.config.processes,
+        "bfloat16_harvest": run.bfloat16 or model_dtype(run.config, run.ctx.device) == torch.bfloat16,
         "bfloat16_selection": has_fast_bfloat16() or run.lm.device.type == "cuda",
     }
 

@@ -111,7 +111,13 @@ def _prepare(config: TrainConfig, ctx: JobContext, world: World) -> tuple[Run, M
         lm = _load(config, ctx, plans)
     variants = config.variants(lm.facts.total_layers)
     cache = _cache(config, ctx, lm, corpus)
-    return Run(config=config, ctx=ctx, lm=lm, corpus=corpus, variants=variants, world=world, cache=cache), plans[-1]
+    run = Run(config=config, ctx=ctx, lm=lm, corpus=corpus, variants=variants, world=world, cache=cache)
+    if run.bfloat16:
+        ctx.log(
+            "The model is stored in bfloat16: activations to train on come of bfloat16 products, figures and codes of "
+            "float32 ones. With dtype float32 all do."
+        )
+    return run, plans[-1]
 
 
 def _cache(config: TrainConfig, ctx: JobContext, lm: LoadedLM, corpus: Corpus) -> ActivationCache | None:

@@ -16,6 +16,7 @@ from torch import Tensor
 from mistudio_core.jobs.context import JobContext
 from mistudio_torch.harvest import harvest, harvest_blocks
 from mistudio_torch.lm.load import LoadedLM
+from mistudio_torch.sae.sparse import has_fast_bfloat16
 from mistudio_torch.tokenised import Array
 from mistudio_train.activation_cache import ActivationCache
 from mistudio_train.config import TrainConfig
@@ -50,13 +51,22 @@ class Run:
     cache: ActivationCache | None = None
     """Where activations of training documents are kept between epochs; None for nowhere."""
 
+    @property
+    def bfloat16(self) -> bool:
+        """Whether the model's products are made in bfloat16 while training: its weights are, and nobody said otherwise.
+
+        On a CPU that is fast at them. Figures and codes come of float32 products.
+        """
+        on_cpu = self.lm.device.type == "cpu"
+        return on_cpu and self.config.dtype == "auto" and self.lm.stored_bfloat16 and has_fast_bfloat16()
+
     def blocks(self, blocks: Sequence[Array]) -> Generator[dict[str, Tensor]]:
         """`activations` of each block of training documents, in order.
 
         On a GPU the next block is harvested while the caller works on this one. What the cache holds is read.
         """
         if self.world.size > 1:
-            yield from map(self.activations, blocks)
+            yield from (self._shared(block, bfloat16=self.bfloat16) for block in blocks)
             return
         cached = [self.cache is not None and self.cache.holds(block) for block in blocks]
         missing = (block.tolist() for block, held in zip(blocks, cached, strict=True) if not held)
@@ -66,6 +76,7 @@ class Run:
             missing,
             batch_size=self.config.batch_size,
             on_batch=self.ctx.check_cancelled,
+            bfloat16=self.bfloat16,
         )
         with closing(harvested):
             for block, held in zip(blocks, cached, strict=True):
@@ -78,7 +89,7 @@ class Run:
         found = self.cache.read(block) if harvested is None else None
         if found is not None:
             return found
-        harvested = harvested or self._harvested(block.tolist())
+        harvested = harvested or self._harvested(block.tolist(), bfloat16=self.bfloat16)
         self.cache.write(block, harvested)
         return harvested
 
@@ -87,22 +98,26 @@ class Run:
 
         Several processes harvest a share each and exchange what they got.
         """
+        return self._shared(documents, bfloat16=False)
+
+    def _shared(self, documents: Array, *, bfloat16: bool) -> dict[str, Tensor]:
         if self.world.size == 1:
-            return self._harvested(documents.tolist())
+            return self._harvested(documents.tolist(), bfloat16=bfloat16)
         ends = np.cumsum(self.corpus.real_tokens[documents])
         edges = np.searchsorted(ends, ends[-1] * np.arange(self.world.size + 1) / self.world.size)
         mine = documents[edges[self.world.rank] : edges[self.world.rank + 1]]
         if self.world.rank == self.world.size - 1:
             mine = documents[edges[self.world.rank] :]
-        found = self._harvested(mine.tolist())
+        found = self._harvested(mine.tolist(), bfloat16=bfloat16)
         names = sorted(found)
         return dict(zip(names, self.world.gathered([found[name] for name in names]), strict=True))
 
-    def _harvested(self, documents: Sequence[int]) -> dict[str, Tensor]:
+    def _harvested(self, documents: Sequence[int], *, bfloat16: bool) -> dict[str, Tensor]:
         return harvest(
             self.lm,
             self.corpus.table,
             documents,
             batch_size=self.config.batch_size,
             on_batch=self.ctx.check_cancelled,
+            bfloat16=bfloat16,
         )

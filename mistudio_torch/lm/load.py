@@ -67,6 +67,8 @@ class LoadedLM:
     """`none`, `nf4` or `int8`."""
     bytes_read: int
     """Bytes of weights that were read from files."""
+    stored_bfloat16: bool
+    """Whether all its matrices are bfloat16 in their files."""
 
     def width(self, hook: HookPoint | str) -> int:
         """Length of a hook's vector of a token. Raises KeyError for a hook that is not read."""
@@ -113,7 +115,8 @@ def load_lm(
     check_quantization(quantization, blueprint.model, blocks_of(name, blueprint.model, layer))
     tokenizer = load_tokenizer(source, cut, shape)
     reader = TensorReader(watch)
-    model = blueprint.load(stored_tensors(source, reader, layer), placement)
+    tensors = stored_tensors(source, reader, layer)
+    model = blueprint.load(tensors, placement)
     taps = taps_of(model, catalogue, wanted, layer)
     place = _input_device(model, torch.device(device))
     return LoadedLM(
@@ -131,6 +134,7 @@ def load_lm(
         model_class=type(model).__name__,
         quantization=quantization,
         bytes_read=reader.bytes_read,
+        stored_bfloat16=all(t.get_dtype() == "BF16" for t in tensors.values() if len(t.get_shape()) == 2),
     )
 
 

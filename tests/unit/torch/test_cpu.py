@@ -21,6 +21,17 @@ def test_products_are_float32_products():
     assert (inside - exact).abs().max() < 4 * (functional.linear(x, weight, bias) - exact).abs().max()
 
 
+def test_products_in_bfloat16_are_off_by_its_rounding_and_no_more():
+    generator = torch.Generator().manual_seed(5)
+    x, weight, bias = (torch.randn(*shape, generator=generator) for shape in ((200, 64), (96, 64), (96,)))
+    exact = functional.linear(x, weight, bias)
+    with fast_linear(bfloat16=True):
+        inside = functional.linear(x, weight, bias)
+        added = torch.addmm(bias, x, weight.t().contiguous())
+    assert torch.equal(inside, linear(x, weight, bias, bfloat16=True)) and torch.equal(added, inside)
+    assert inside.dtype == torch.float32 and 1e-4 < (inside - exact).norm() / exact.norm() < 0.006
+
+
 def test_conv1d_of_gpt2_goes_the_same_way():
     x, weight, bias = torch.randn(70, 8), torch.randn(8, 12), torch.randn(12)
     with fast_linear():

@@ -107,7 +107,9 @@ class StartTrainingRequest(_message.Message):
     seed: _builtins.int
     """Seed of initial weights and data order. Default 0."""
     dtype: _model_pb2.Dtype.ValueType
-    """Number format of the language model. Default: float32 on CPU, bfloat16 on GPU."""
+    """Number format of the language model. Default: bfloat16 on GPU; on CPU float32, with bfloat16 products while training
+    where the model's weights are stored so and the processor is fast at them.
+    """
     normalize_activations: _builtins.bool
     """Whether activations are centred and scaled before the SAE, folded into the saved weights. Default true."""
     checkpoint_interval_seconds: _builtins.float
@@ -643,7 +645,9 @@ class CheckMemoryRequest(_message.Message):
     sae_batch_tokens: _builtins.int
     """Tokens a step of the SAE. Default 4096."""
     dtype: _model_pb2.Dtype.ValueType
-    """Number format of the language model. Default: float32 on CPU, bfloat16 on GPU."""
+    """Number format of the language model. Default: bfloat16 on GPU; on CPU float32, with bfloat16 products while training
+    where the model's weights are stored so and the processor is fast at them.
+    """
     enable_4bit: _builtins.bool
     """Plan with the model's matrices in 4-bit NF4."""
     enable_8bit: _builtins.bool
