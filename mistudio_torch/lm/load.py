@@ -92,9 +92,8 @@ def load_lm(
 ) -> LoadedLM:
     """A model up to the deepest block that `hooks` need; they are checked before any weight is fetched.
 
-    `watch` is called while files are downloaded and read, and may raise. For quantization, device_map and
-    max_memory see Placement. Raises what inspect_model does; InvalidInput for a hook that is not there
-    (LAYER_OUT_OF_RANGE for a block); Unsupported; LimitReached (INSUFFICIENT_MEMORY).
+    `watch` is called while files are downloaded and read, and may raise; for the rest see Placement. Raises what
+    inspect_model does; InvalidInput for a hook that is not there; Unsupported; LimitReached (INSUFFICIENT_MEMORY).
     """
     placement = Placement(
         device=device,
