@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import statistics
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -189,6 +190,21 @@ def explain_speed(figures: dict[str, Any]) -> str:
     return table(columns, cells)
 
 
+def explain_throughput(figures: dict[str, Any]) -> str:
+    """Features a second through the service beside the engine asked directly, and the service's processor time."""
+    columns = [f"{figures['features']} features, {figures['in_flight']} requests under way", ""]
+    service, direct = figures["service_features_per_second"], figures["direct_features_per_second"]
+    cells = [
+        ["through the service, features a second", f"{statistics.median(service):.1f}"],
+        ["the same engine asked directly", f"{statistics.median(direct):.1f}"],
+        [f"median ratio of {len(service)} interleaved pairs", f"{figures['ratio_median']:.2f}"],
+        ["the same without the job's start and end", f"{figures['ratio_of_explaining_median']:.2f}"],
+        ["processor time of the worker, a feature", f"{figures['service_cpu_ms_per_feature']:.1f} ms"],
+        ["of the lexical judge", f"{figures['judge_cpu_ms_per_feature']:.1f} ms"],
+    ]
+    return table(columns, cells)
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "train_sae": train_sae,
     "train_text": train_text,
@@ -198,6 +214,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "find_compare": find_compare,
     "explain_quality": explain_quality,
     "explain_speed": explain_speed,
+    "explain_throughput": explain_throughput,
 }
 """Renderer of each comparison."""
 
