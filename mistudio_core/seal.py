@@ -23,8 +23,6 @@ KEY = "digest"
 """Where the seal stands in a document."""
 HOLDER = "sealed"
 """Id of the element of a page that holds the document, base64 of its canonical form."""
-ATTACHMENT = "audit_report.json"
-"""Name of the attachment of a PDF that holds it."""
 _METHOD = "sha256 of the canonical JSON without this key"
 _HEX = re.compile(r"\b[0-9a-f]{64}\b")
 _STREAM = re.compile(rb"<<(?:[^<>]|<<[^<>]*>>)*?/EmbeddedFile\b.*?stream\r?\n", re.DOTALL)

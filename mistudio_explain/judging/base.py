@@ -15,7 +15,6 @@ from mistudio_core.stats import auroc, auroc_interval
 from mistudio_explain.evidence import FeatureEvidence, JudgeText
 from mistudio_explain.explainer import Draft
 
-_HALF = 0.5
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,8 +37,6 @@ class Accuracy:
     """Name and version of the measure."""
     failures: int = 0
     """Texts that got no usable score; they enter no figure."""
-    balanced: float | None = None
-    """Balanced accuracy of yes and no, where the judge answers so; None where it only ranks."""
     prompt_tokens: int = 0
     """Tokens of the judge's prompts."""
     completion_tokens: int = 0
@@ -88,15 +85,6 @@ def accuracy_of(method: str, texts: Sequence[JudgeText], scores: Sequence[float 
         method=method,
         failures=len(texts) - len(given),
     )
-
-
-def balanced_accuracy(texts: Sequence[JudgeText], scores: Sequence[float | None]) -> float | None:
-    """Mean of the shares of firing texts scored from 0.5 on and of silent ones scored below; None without both."""
-    firing = [s >= _HALF for t, s in zip(texts, scores, strict=True) if s is not None and t.activation > 0]
-    silent = [
-        s < _HALF for t, s in zip(texts, scores, strict=True) if s is not None and t.activation <= 0 and not t.near
-    ]
-    return (sum(firing) / len(firing) + sum(silent) / len(silent)) / 2 if firing and silent else None
 
 
 async def shuffled_control(

@@ -17,7 +17,7 @@ from mistudio_explain.defusing import defuse, plain
 from mistudio_explain.engines.base import ChatRequest, Engine, Reply
 from mistudio_explain.evidence import FeatureEvidence, JudgeText
 from mistudio_explain.explainer import Draft
-from mistudio_explain.judging.base import Accuracy, accuracy_of, balanced_accuracy
+from mistudio_explain.judging.base import Accuracy, accuracy_of
 from mistudio_explain.prompting import CHARACTERS_A_TOKEN, marker_of, template
 
 METHOD = "model-auroc/1"
@@ -78,7 +78,6 @@ class ModelJudge:
         found = accuracy_of(self.method, evidence.judge, scores, seed=own)
         return replace(
             found,
-            balanced=balanced_accuracy(evidence.judge, scores),
             prompt_tokens=sum(r.prompt_tokens for r in replies if r),
             completion_tokens=sum(r.completion_tokens for r in replies if r),
             cost_usd=sum(r.cost_usd for r in replies if r),

@@ -16,7 +16,7 @@ from mistudio_explain.config import ExplainConfig
 from mistudio_explain.engines.base import ChatRequest, Failure, Limits, Reply
 from mistudio_explain.explainer import Draft
 from mistudio_explain.judging import create_judge, judge_name, shuffled_control
-from mistudio_explain.judging.base import accuracy_of, balanced_accuracy
+from mistudio_explain.judging.base import accuracy_of
 from mistudio_explain.judging.embedding import cosines
 from mistudio_explain.judging.model import ModelJudge, read_fits, usable
 from mistudio_explain.judging.reading import read, score
@@ -72,8 +72,6 @@ def test_a_figure_is_the_auroc_of_the_scores_that_there_are():
     assert 0 <= found.low <= found.value <= found.high <= 1
     nothing = accuracy_of("m/1", texts, [None] * 7, seed=0)
     assert (nothing.value, nothing.low, nothing.high, nothing.near, nothing.failures) == (0.5, 0.0, 1.0, None, 7)
-    assert balanced_accuracy(texts, [1.0, 0.2, None, 0.0, 0.9, 0.1, 1.0]) == pytest.approx((1 / 2 + 2 / 3) / 2)
-    assert balanced_accuracy(texts, [None] * 7) is None
 
 
 async def test_the_lexical_judge_tells_right_from_wrong_and_from_chance():
@@ -132,7 +130,7 @@ async def test_the_model_judge_asks_in_batches_in_a_random_order_without_labels(
     engine = Scripted(by_word)
     judge = ModelJudge(engine)
     right = await judge.accuracy(HARBOUR, FEATURE, idf, seed=1)
-    assert (right.value, right.balanced, right.near, right.failures) == (1.0, 1.0, 0.5, 0)
+    assert (right.value, right.near, right.failures) == (1.0, 0.5, 0)
     assert (right.prompt_tokens, right.method) == (30, "model-auroc/1 (scripted)")
     prompts = [r.prompt for r in engine.asked]
     assert len(prompts) == 3
