@@ -16,7 +16,6 @@ from mistudio_explain.evidence import FeatureEvidence, JudgeText
 from mistudio_explain.explainer import Draft
 
 
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Accuracy:
     """How well an explanation tells held-out texts apart."""
