@@ -66,7 +66,7 @@ class Run:
         On a GPU the next block is harvested while the caller works on this one. What the cache holds is read.
         """
         if self.world.size > 1:
-            yield from (self._shared(block, bfloat16=self.bfloat16) for block in blocks)
+            yield from (self.activations(block, bfloat16=self.bfloat16) for block in blocks)
             return
         cached = [self.cache is not None and self.cache.holds(block) for block in blocks]
         missing = (block.tolist() for block, held in zip(blocks, cached, strict=True) if not held)
@@ -93,14 +93,11 @@ class Run:
         self.cache.write(block, harvested)
         return harvested
 
-    def activations(self, documents: Array) -> dict[str, Tensor]:
+    def activations(self, documents: Array, *, bfloat16: bool = False) -> dict[str, Tensor]:
         """Hook name -> x_ND of documents in their order; watches for a cancel before each forward pass.
 
-        Several processes harvest a share each and exchange what they got.
+        Several processes harvest a share each and exchange what they got. `bfloat16`: see `harvest`.
         """
-        return self._shared(documents, bfloat16=False)
-
-    def _shared(self, documents: Array, *, bfloat16: bool) -> dict[str, Tensor]:
         if self.world.size == 1:
             return self._harvested(documents.tolist(), bfloat16=bfloat16)
         ends = np.cumsum(self.corpus.real_tokens[documents])
